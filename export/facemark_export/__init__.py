@@ -1,0 +1,1 @@
+"""Make facemark models: networks, training, checkpoints, export with proof (needs torch)."""

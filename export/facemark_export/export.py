@@ -1,0 +1,88 @@
+"""From a checkpoint to a proven ONNX file."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from facemark_export import checkpoint
+from facemark_export.graph import ExportGraph
+from facemark_export.networks import build_network
+from facemark_export.onnx_file import write_onnx
+from facemark_export.parity import ParityReport, check_parity
+from facemark_sdk.errors import CheckpointError, FacemarkError
+from facemark_sdk.spec import CropRule
+
+
+class ParityError(FacemarkError):
+    """The exported file does not compute what the checkpoint does."""
+
+
+def export_checkpoint(
+    ckpt: Path,
+    out: Path,
+    *,
+    name: str | None = None,
+    crop: CropRule | None = None,
+    accuracy: Mapping[str, Any] | None = None,
+    photos: Sequence[Path] = (),
+) -> ParityReport:
+    """Export a checkpoint to one self-describing ONNX file, with its report beside it.
+
+    Args:
+        ckpt: A ``best.safetensors`` or ``last.safetensors`` of facemark-train.
+        out: The ONNX file; ``OUT.report.json`` is written beside it.
+        name: The model's name in its spec; the checkpoint's own when None.
+        crop: The crop rule for detector boxes; the checkpoint's own when None.
+        accuracy: Measured figures for the spec.
+        photos: Real images for the parity check.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be read or does not fit its own spec.
+        ParityError: Out of tolerance; nothing is written then.
+    """
+    stored = checkpoint.read(ckpt)
+    network = build_network(stored.spec)
+    try:
+        network.load_state_dict(dict(stored.weights))
+    except RuntimeError as error:
+        raise CheckpointError(f"{ckpt} does not fit its own spec: {error}") from None
+    spec = dataclasses.replace(
+        stored.spec,
+        name=name or stored.spec.name,
+        crop=crop or stored.spec.crop,
+        accuracy=dict(accuracy or {}),
+        producer=f"facemark-export {_version()}",
+        source_sha256=hashlib.sha256(ckpt.read_bytes()).hexdigest(),
+    )
+    graph = ExportGraph(network, spec).eval()
+    reports: list[ParityReport] = []
+
+    def write(temporary: Path) -> None:
+        write_onnx(graph, spec, temporary)
+        report = check_parity(graph, spec, temporary, photos)
+        if not report.passed:
+            raise ParityError(
+                f"torch and the exported file differ by {report.largest_px:.3f} px "
+                f"(tolerance {report.tolerance_px} px); {out} is not written"
+            )
+        reports.append(report)
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint.replace(out, write)
+    record = {"model": out.name, "checkpoint": ckpt.name, **reports[0].to_dict()}
+    text = json.dumps(record, indent=2) + "\n"
+    checkpoint.replace(out.with_name(f"{out.name}.report.json"), lambda t: t.write_text(text))
+    return reports[0]
+
+
+def _version() -> str:
+    try:
+        return version("facemark-sdk")
+    except PackageNotFoundError:  # run from a checkout
+        return "unreleased"

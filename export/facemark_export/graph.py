@@ -1,0 +1,40 @@
+"""What is exported: pixels in, named outputs out. Normalisation and softmax are in the graph."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from facemark_export.networks.normalise import Normalise
+from facemark_sdk.decode.pip import OUTPUT_NAMES as PIP_OUTPUTS
+from facemark_sdk.spec import ModelSpec
+
+RETINAFACE_OUTPUTS = ("loc", "scores", "landms")
+
+
+class ExportGraph(nn.Module):
+    """uint8 BGR (N, H, W, 3) to the outputs that the SDK's decoder reads.
+
+    Attributes:
+        outputs: Names of the outputs, in order.
+    """
+
+    def __init__(self, network: nn.Module, spec: ModelSpec) -> None:
+        super().__init__()
+        self.normalise, self.network = Normalise(spec.input), network
+        self.detects = spec.task == "detection"
+        self.outputs = RETINAFACE_OUTPUTS if self.detects else PIP_OUTPUTS
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        outputs = self.network(self.normalise(image))
+        if self.detects:
+            loc, logits, landms = outputs
+            return loc, logits.softmax(-1)[..., 1], landms
+        return tuple(outputs)
+
+
+def example_image(spec: ModelSpec, batch: int, seed: int = 0) -> Tensor:
+    """Random pixels (N, H, W, 3) of the input's size; 256 x 320 where any size is taken."""
+    height, width = spec.input.height or 256, spec.input.width or 320
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (batch, height, width, 3), generator=generator, dtype=torch.uint8)

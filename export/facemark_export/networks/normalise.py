@@ -1,0 +1,29 @@
+"""The first step of every graph: uint8 BGR pixels become the network's normalised input."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from facemark_sdk.spec import InputSpec
+
+
+class Normalise(nn.Module):
+    """uint8 BGR (N, H, W, 3) to float (N, 3, H, W): channel order, minus mean, over std."""
+
+    def __init__(self, spec: InputSpec) -> None:
+        super().__init__()
+        # Weights are kept in the order of the BGR input, so that reordering comes last and is free
+        # for networks that take BGR.
+        self.reverse = spec.channels == "RGB"
+        mean, std = torch.tensor(spec.mean), torch.tensor(spec.std)
+        if self.reverse:
+            mean, std = mean.flip(0), std.flip(0)
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("std", std, persistent=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = (image.float() - self.mean) / self.std
+        if self.reverse:
+            x = x.flip(-1)
+        return x.permute(0, 3, 1, 2)

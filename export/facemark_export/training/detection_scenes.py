@@ -1,0 +1,143 @@
+"""Whole photos with every face boxed: reading them, and holding some out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from facemark_sdk.errors import DataError
+
+Float = NDArray[np.float32]
+Pixels = NDArray[np.uint8]
+
+HALVINGS = 4
+"""How often a photo's stored copy is halved for sampling without aliasing."""
+HELD_OUT = 10
+"""Without a list, one photo in so many is held out."""
+BUNDLED_LIST = Path(__file__).parent / "splits" / "scenes_val.txt"
+"""Held-out photos of ../shared/data/scenes."""
+DOUBTFUL_SCORE = 0.7
+"""A teacher's faces with a lower score are neither trained on nor trained against."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """A photo and its faces, in pixels of the photo."""
+
+    name: str
+    """As the annotations give it, for example `images/afw_0001.jpg`."""
+    levels: tuple[Pixels, ...]
+    """The photo, (H, W, 3) BGR, and its halvings: sampling a small copy is the antialiasing."""
+    boxes: Float
+    """(M, 4) xyxy. May reach over the photo's border."""
+    kps: Float
+    """(M, 5, 2) eyes, nose tip, mouth corners."""
+    pointed: NDArray[np.bool_]
+    """(M,) whether `kps` are known."""
+    doubtful: NDArray[np.bool_]
+    """(M,) found by a teacher that was not sure: neither a face to learn nor background."""
+
+    @property
+    def image(self) -> Pixels:
+        """The photo at its full size."""
+        return self.levels[0]
+
+
+def read_scenes(folders: Sequence[Path]) -> list[Scene]:
+    """Read `annotations.jsonl` and its photos from every folder."""
+    scenes = [read_scene(folder, line) for folder in folders for line in read_lines(folder)]
+    if not scenes:
+        raise DataError(f"no scenes in {', '.join(map(str, folders))}: annotations.jsonl is empty")
+    return scenes
+
+
+def read_lines(folder: Path) -> list[str]:
+    """The annotations of a folder, a JSON object a line."""
+    path = folder / "annotations.jsonl"
+    if not path.is_file():
+        raise DataError(
+            f"{path} is missing: a folder of scenes has annotations.jsonl beside its photos"
+        )
+    return path.read_text(encoding="utf-8").splitlines()
+
+
+def read_scene(folder: Path, line: str) -> Scene:
+    """Read one line of `annotations.jsonl` and the photo it names."""
+    record = json.loads(line)
+    image = cv2.imread(str(folder / record["image"]), cv2.IMREAD_COLOR)
+    if image is None:
+        raise DataError(f"{folder / record['image']} is missing or is not an image")
+    faces = record["faces"]
+    kps = [face.get("kps") or np.zeros((5, 2)) for face in faces]
+    return Scene(
+        name=record["image"],
+        levels=halvings(image),
+        boxes=np.asarray([face["box"] for face in faces], np.float32).reshape(-1, 4),
+        kps=np.asarray(kps, np.float32).reshape(-1, 5, 2),
+        pointed=np.asarray([bool(face.get("kps")) for face in faces], bool),
+        doubtful=np.asarray([face.get("score", 1.0) < DOUBTFUL_SCORE for face in faces], bool),
+    )
+
+
+def halvings(image: Pixels) -> tuple[Pixels, ...]:
+    """An image and its repeated halvings, each the mean of what it covers."""
+    levels = [image]
+    for _ in range(HALVINGS):
+        height, width = levels[-1].shape[:2]
+        size = (max(1, (width + 1) // 2), max(1, (height + 1) // 2))
+        levels.append(cv2.resize(levels[-1], size, interpolation=cv2.INTER_AREA))
+    return tuple(levels)
+
+
+def split_scenes(
+    scenes: Sequence[Scene], validation_list: Path | None
+) -> tuple[list[Scene], list[Scene]]:
+    """Split into scenes to train on and scenes held out.
+
+    Args:
+        scenes: All of them.
+        validation_list: A text file with the name of a held-out photo a line; without one, see
+            `held_out`.
+    """
+    names = held_out(scenes) if validation_list is None else read_names(validation_list)
+    train = [scene for scene in scenes if scene.name not in names]
+    validation = [scene for scene in scenes if scene.name in names]
+    if not train or not validation:
+        raise DataError(
+            f"{len(train)} scenes to train on, {len(validation)} held out by "
+            f"{validation_list or 'the default split'}: need both"
+        )
+    return train, validation
+
+
+def held_out(scenes: Sequence[Scene]) -> set[str]:
+    """Photos of the bundled list; for data without any of them, a tenth by hash.
+
+    The bundled list has the photos that the landmark recipes hold out.
+    """
+    return read_names(BUNDLED_LIST) & {scene.name for scene in scenes} or hashed(scenes)
+
+
+def read_names(path: Path) -> set[str]:
+    """Names of photos, one a line."""
+    return set(path.read_text(encoding="utf-8").split())
+
+
+def hashed(scenes: Sequence[Scene]) -> set[str]:
+    """Names whose SHA-1 says so: the same photos on every machine, whatever is added."""
+    digests = {
+        scene.name: hashlib.sha1(scene.name.encode(), usedforsecurity=False).digest()
+        for scene in scenes
+    }
+    return {
+        name
+        for name, digest in digests.items()
+        if int.from_bytes(digest[:8], "big") % HELD_OUT == 0
+    }

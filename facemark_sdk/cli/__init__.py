@@ -1,0 +1,52 @@
+"""The `facemark` command: detect, info, models.
+
+Exit status 0 when all was done, 1 when a job failed (one line on stderr), 2 for wrong use.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import cv2
+import tyro
+
+from facemark_sdk.cli.console import UsageError, complain
+from facemark_sdk.cli.detect import Detect
+from facemark_sdk.cli.info import Info
+from facemark_sdk.cli.models import Models
+from facemark_sdk.errors import FacemarkError
+
+DESCRIPTION = "Facial landmarks from photos: find the faces, place their points."
+FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its status."""
+    sys.exit(run(args))
+
+
+def run(args: Sequence[str] | None = None) -> int:
+    """Run the command line; wrong options end the process with status 2.
+
+    Returns:
+        The exit status.
+    """
+    # A damaged file is one line of ours, not several of OpenCV's.
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    command: Detect | Info | Models = tyro.cli(
+        Detect | Info | Models,
+        prog="facemark",
+        description=DESCRIPTION,
+        args=args,
+    )
+    try:
+        return command.run()
+    except UsageError as error:
+        complain(error)
+        return WRONG_USE
+    except FacemarkError as error:
+        complain(error)
+        return FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED

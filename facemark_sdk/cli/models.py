@@ -1,0 +1,45 @@
+"""`facemark models`: the models that ship with the package."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from facemark_sdk.backends import create_backend
+from facemark_sdk.models import list_models, read_spec, resolve_model
+
+COLUMNS = ("name", "task", "layout", "size", "precision", "accuracy")
+
+
+@tyro.conf.configure(tyro.conf.subcommand(name="models"))
+@dataclass(frozen=True)
+class Models:
+    """List the models that ship with the package."""
+
+    def run(self) -> int:
+        """Print the table."""
+        table = Table(*COLUMNS)
+        for name in list_models():
+            table.add_row(*_row(name))
+        console = Console()
+        if table.row_count:
+            console.print(table, markup=False)
+        else:
+            print("no bundled models; give commands the path of an ONNX file")
+        return 0
+
+
+def _row(name: str) -> tuple[str, ...]:
+    path = resolve_model(name)
+    spec = read_spec(create_backend("cpu", path, 1), path)
+    size = f"{path.stat().st_size / 1e6:.1f} MB"
+    accuracy = ", ".join(f"{key} {_figure(value)}" for key, value in spec.accuracy.items())
+    return name, spec.task, spec.layout, size, spec.precision, accuracy or "not stated"
+
+
+def _figure(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,1 @@
+"""Face detection: RetinaFace decoding and the `FaceDetector` around it."""

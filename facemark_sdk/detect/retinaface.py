@@ -1,0 +1,178 @@
+"""RetinaFace around the network: letterbox, priors, decode (COMPAT 5.2). Numpy and OpenCV only.
+
+The canvas is what the network sees; boxes are xyxy, points xy, in pixels whose centres have integer
+coordinates.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Float = NDArray[np.float32]
+Pixels = NDArray[np.uint8]
+
+STRIDES = (8, 16, 32)
+"""Canvas pixels a cell, by level (COMPAT 5.2)."""
+PRIOR_SIZES = ((16, 32), (64, 128), (256, 512))
+"""Sides of the square priors of each level's cells (COMPAT 5.2)."""
+CENTRE_VARIANCE = 0.1
+SIZE_VARIANCE = 0.2
+"""Units of the network's offsets and of its log sizes (COMPAT 5.2)."""
+MEAN_BGR = (104, 117, 123)
+"""What the network's input has subtracted, and the colour of the padding (COMPAT 5.2)."""
+NMS_THRESHOLD = 0.4
+TOP_K = 5000
+"""Overlap that suppresses, and candidates that enter the suppression at most (COMPAT 5.2)."""
+
+
+def letterbox(
+    image: Pixels, size: int, stride: int = STRIDES[-1]
+) -> tuple[Pixels, tuple[float, float]]:
+    """Resize an image to a longest side; pad right and below to whole strides, not to a square.
+
+    Args:
+        image: (H, W, 3) uint8, BGR.
+        size: The longest side on the canvas, in pixels, without padding.
+        stride: Both sides of the canvas are multiples of this.
+
+    Returns:
+        The canvas, (h, w, 3) uint8, with the image in its top left corner, and its scales (sx, sy),
+        canvas pixels an image pixel. They differ by the rounding to whole pixels.
+    """
+    height, width = image.shape[:2]
+    scale = size / max(height, width)
+    new_width, new_height = max(1, round(width * scale)), max(1, round(height * scale))
+    # Bilinear sampling leaves pixels out, and so aliases, below half the size.
+    interpolation = cv2.INTER_AREA if scale < 0.5 else cv2.INTER_LINEAR
+    resized = cv2.resize(image, (new_width, new_height), interpolation=interpolation)
+    canvas = np.empty(
+        (-(-new_height // stride) * stride, -(-new_width // stride) * stride, 3), np.uint8
+    )
+    canvas[:] = MEAN_BGR
+    canvas[:new_height, :new_width] = resized
+    return canvas, (new_width / width, new_height / height)
+
+
+def to_image(xy: Float, scales: tuple[float, float]) -> Float:
+    """Map canvas coordinates back to the image, by the half-pixel rule that OpenCV resizes by.
+
+    Args:
+        xy: (..., 2k) float32 in canvas pixels: x and y alternating, as in boxes xyxy and in points.
+        scales: What `letterbox` returned.
+    """
+    scale = np.resize(np.asarray(scales, np.float32), xy.shape[-1])
+    return ((xy + 0.5) / scale - 0.5).astype(np.float32)
+
+
+@lru_cache(maxsize=32)
+def priors(height: int, width: int) -> Float:
+    """Boxes that the network's outputs are relative to.
+
+    Args:
+        height: Canvas height in pixels.
+        width: Canvas width in pixels.
+
+    Returns:
+        (A, 4) float32, cx, cy, w, h in canvas pixels: by level, row by row, a cell's sizes
+        innermost. Read-only, as it is shared by all callers.
+    """
+    levels = []
+    for stride, sizes in zip(STRIDES, PRIOR_SIZES, strict=True):
+        rows, columns = -(-height // stride), -(-width // stride)
+        cells = np.empty((rows, columns, len(sizes), 4), np.float32)
+        cells[..., 0] = ((np.arange(columns) + 0.5) * stride)[None, :, None]
+        cells[..., 1] = ((np.arange(rows) + 0.5) * stride)[:, None, None]
+        cells[..., 2:] = np.asarray(sizes)[:, None]
+        levels.append(cells.reshape(-1, 4))
+    boxes = np.concatenate(levels)
+    boxes.flags.writeable = False
+    return boxes
+
+
+def decode(
+    loc: Float,
+    scores: Float,
+    landms: Float,
+    priors: Float,
+    *,
+    score_threshold: float,
+    nms_threshold: float = NMS_THRESHOLD,
+    top_k: int = TOP_K,
+) -> tuple[Float, Float, Float]:
+    """Turn one image's network outputs into faces.
+
+    Args:
+        loc: (A, 4) box offsets in units of the variances.
+        scores: (A,) probability of a face.
+        landms: (A, 10) offsets of five points, x and y alternating.
+        priors: (A, 4) cx, cy, w, h in canvas pixels.
+        score_threshold: Faces below it are left out.
+        nms_threshold: Of two boxes that overlap by more than this, the one with the lower score is
+            left out.
+        top_k: Candidates that enter the suppression at most.
+
+    Returns:
+        boxes (N, 4) xyxy, scores (N,), kps (N, 5, 2), float32, in canvas pixels, best score first.
+    """
+    candidates = np.flatnonzero(scores >= score_threshold)
+    candidates = candidates[np.argsort(-scores[candidates], kind="stable")[:top_k]]
+    boxes = decode_boxes(loc[candidates], priors[candidates])
+    kept = suppress(boxes, scores[candidates], nms_threshold)
+    chosen = candidates[kept]
+    kps = decode_points(landms[chosen], priors[chosen])
+    return boxes[kept], scores[chosen].astype(np.float32), kps
+
+
+def decode_boxes(loc: Float, priors: Float) -> Float:
+    """Offsets (N, 4) relative to priors (N, 4) -> boxes (N, 4) xyxy."""
+    centres = priors[:, :2] + loc[:, :2] * CENTRE_VARIANCE * priors[:, 2:]
+    halves = 0.5 * priors[:, 2:] * np.exp(loc[:, 2:] * SIZE_VARIANCE)
+    return np.concatenate([centres - halves, centres + halves], axis=1).astype(np.float32)
+
+
+def decode_points(landms: Float, priors: Float) -> Float:
+    """Offsets (N, 10) relative to priors (N, 4) -> points (N, 5, 2)."""
+    offsets = landms.reshape(-1, 5, 2) * CENTRE_VARIANCE * priors[:, None, 2:]
+    return (priors[:, None, :2] + offsets).astype(np.float32)
+
+
+def suppress(boxes: Float, scores: Float, threshold: float) -> NDArray[np.intp]:
+    """Greedy non-maximum suppression; sides count a pixel more than their difference (COMPAT 5.2).
+
+    Args:
+        boxes: (N, 4) xyxy.
+        scores: (N,), best first.
+        threshold: Overlap above which the lower score goes.
+
+    Returns:
+        Indices of the boxes that stay, best score first.
+    """
+    if not len(boxes):
+        return np.empty(0, np.intp)
+    corners = boxes.astype(np.float64)
+    rectangles = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2] + 1], axis=1)
+    kept = cv2.dnn.NMSBoxes(rectangles.tolist(), scores.tolist(), 0.0, threshold)
+    return np.sort(np.asarray(kept, np.intp).reshape(-1))
+
+
+def iou(a: Float, b: Float) -> Float:
+    """Intersection over union of every box of `a` (N, 4) with every box of `b` (M, 4), xyxy -> (N,
+    M).
+    """
+    corners = np.minimum(a[:, None, 2:], b[None, :, 2:]) - np.maximum(
+        a[:, None, :2], b[None, :, :2]
+    )
+    shared = np.clip(corners, 0, None).prod(axis=2)
+    union = area(a)[:, None] + area(b)[None] - shared
+    overlaps: Float = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    return overlaps
+
+
+def area(boxes: Float) -> Float:
+    """Areas (N,) of boxes (N, 4) xyxy; a box turned inside out has none."""
+    areas: Float = np.clip(boxes[:, 2:] - boxes[:, :2], 0, None).prod(axis=1)
+    return areas

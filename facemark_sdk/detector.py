@@ -1,0 +1,124 @@
+"""`Detector`: from a photo to faces with landmarks. It only wires the stages."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facemark_sdk.detect.face_detector import (
+    DEFAULT_DETECTOR,
+    Detections,
+    FaceDetector,
+    check_score_threshold,
+)
+from facemark_sdk.errors import FacemarkError, ImageError
+from facemark_sdk.image import Image, ImageLike, load_image
+from facemark_sdk.landmark_model import DEFAULT_LANDMARKS, LandmarkModel
+from facemark_sdk.models import ModelName
+from facemark_sdk.result import Face
+
+
+class Detector:
+    """Finds faces and places their landmarks; threads may share one."""
+
+    def __init__(
+        self,
+        landmarks: ModelName = DEFAULT_LANDMARKS,
+        detector: ModelName = DEFAULT_DETECTOR,
+        *,
+        backend: str = "auto",
+        threads: int | None = None,
+        score_threshold: float = 0.5,
+        max_faces: int | None = None,
+    ) -> None:
+        """Load both models.
+
+        Args:
+            landmarks: The landmark model: a bundled one's name or the path of an ONNX file.
+            detector: The face detector, likewise.
+            backend: ``auto``, ``cpu``, ``cuda``, ``tensorrt``.
+            threads: CPU threads; None leaves it to the runtime.
+            score_threshold: Faces that the detector scores lower are left out.
+            max_faces: Only that many of the largest faces; None keeps all.
+
+        Raises:
+            ModelError: A model is not found, damaged, without a spec, or for another task.
+            BackendError: The runtime is not installed or does not start.
+        """
+        if max_faces is not None and (type(max_faces) is not int or max_faces < 1):
+            raise FacemarkError(
+                f"max_faces must be a whole number of at least 1 or None, got {max_faces!r}"
+            )
+        check_score_threshold(score_threshold)
+        self.max_faces = max_faces
+        self.face_detector = FaceDetector(
+            detector, backend=backend, threads=threads, score_threshold=score_threshold
+        )
+        self.landmark_model = LandmarkModel(landmarks, backend=backend, threads=threads)
+
+    def __call__(self, image: ImageLike) -> list[Face]:
+        """The faces of one image, the largest first; an image without a face is [].
+
+        Args:
+            image: Path, array or Pillow image, as for `load_image`.
+
+        Raises:
+            ImageError: The image cannot be used.
+        """
+        return self.detect_batch([load_image(image)])[0]
+
+    def detect_batch(self, images: Iterable[ImageLike]) -> list[list[Face]]:
+        """The faces of several images, whose landmarks the network places in one batch.
+
+        All images are held in memory at once.
+
+        Raises:
+            ImageError: An image cannot be used; the message of several says which.
+        """
+        loaded = _load_all(images)
+        found = [largest_first(self.face_detector(image), self.max_faces) for image in loaded]
+        crops, affines = self.landmark_model.crop(loaded, [part.boxes for part in found])
+        placed = self.landmark_model.to_image(self.landmark_model.predict_crops(crops), affines)
+        rows = iter(zip(placed.points, placed.scores, strict=True))
+        return [[self._face(part, i, *next(rows)) for i in range(len(part))] for part in found]
+
+    def _face(
+        self,
+        detections: Detections,
+        index: int,
+        points: NDArray[np.float32],
+        scores: NDArray[np.float32],
+    ) -> Face:
+        return Face(
+            bbox=detections.boxes[index],
+            score=float(detections.scores[index]),
+            kps=detections.kps[index],
+            landmarks=points,
+            landmark_scores=scores,
+            layout=self.landmark_model.layout,
+        )
+
+    def __repr__(self) -> str:
+        return f"Detector({self.landmark_model!r}, {self.face_detector!r})"
+
+
+def largest_first(detections: Detections, count: int | None = None) -> Detections:
+    """The `count` largest boxes, or all, by falling area; equal areas keep their order."""
+    sides = detections.boxes[:, 2:] - detections.boxes[:, :2]
+    order = np.argsort(-sides.prod(axis=1), kind="stable")[:count]
+    return Detections(detections.boxes[order], detections.scores[order], detections.kps[order])
+
+
+def _load_all(images: Iterable[ImageLike]) -> list[Image]:
+    if isinstance(images, (str, os.PathLike, np.ndarray)):
+        raise ImageError("images must be a list of images, got a single one; pass [image]")
+    loaded: list[Image] = []
+    for index, image in enumerate(images):
+        try:
+            loaded.append(load_image(image))
+        except FacemarkError as error:
+            raise type(error)(f"image {index} of the batch: {error}") from None
+    return loaded

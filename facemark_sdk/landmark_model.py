@@ -1,0 +1,163 @@
+"""`LandmarkModel`: landmarks in given boxes, or in crops that are cut already."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from facemark_sdk import crop
+from facemark_sdk.crop import Affines
+from facemark_sdk.decode import make_decoder
+from facemark_sdk.errors import ImageError, ModelError
+from facemark_sdk.image import Image, ImageLike, load_image
+from facemark_sdk.layouts import Layout, get_layout
+from facemark_sdk.models import ModelName, open_model
+
+DEFAULT_LANDMARKS = "pipnet_lite0_68"
+
+MAX_BATCH = 64
+"""Crops that the network sees at once at most, so that a crowd does not fill the memory."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Landmarks:
+    """Landmarks of N faces.
+
+    Attributes:
+        points: (N, L, 2) float32, in image pixels or crop units, as the method that made it says.
+        scores: (N, L) float32 in 0..1.
+    """
+
+    points: NDArray[np.float32]
+    scores: NDArray[np.float32]
+
+
+class LandmarkModel:
+    """A landmark network with all that its file says of it; threads may share one."""
+
+    def __init__(
+        self,
+        name_or_path: ModelName = DEFAULT_LANDMARKS,
+        *,
+        backend: str = "auto",
+        threads: int | None = None,
+    ) -> None:
+        """Load a model.
+
+        Args:
+            name_or_path: A bundled model's name (`list_models`) or the path of an ONNX file.
+            backend: ``auto``, ``cpu``, ``cuda``, ``tensorrt``.
+            threads: CPU threads; None leaves it to the runtime.
+
+        Raises:
+            ModelError: Not found, damaged, without a spec, or no landmark model.
+            BackendError: The runtime is not installed or does not start.
+        """
+        self._backend, self.spec = open_model(
+            name_or_path, task="landmarks", backend=backend, threads=threads
+        )
+        if self.spec.crop is None or self.spec.input.width != self.spec.input.height:
+            raise ModelError(f"model {self.spec.name!r} states no crop rule with a square input")
+        self._rule = self.spec.crop
+        self._decoder = make_decoder(self.spec)
+        self.layout: Layout = get_layout(self.spec.layout)
+
+    @property
+    def backend(self) -> str:
+        """The runtime that is in use, ``auto`` resolved."""
+        return self._backend.name
+
+    @property
+    def size(self) -> int:
+        """Side S of the crops in pixels."""
+        return self.spec.input.width
+
+    def predict(self, image: ImageLike, boxes: ArrayLike) -> Landmarks:
+        """Landmarks of the faces in given boxes.
+
+        Args:
+            image: Path, array or Pillow image, as for `load_image`.
+            boxes: (N, 4) x1 y1 x2 y2 in image pixels, in the style of the SDK's detector.
+
+        Returns:
+            Points in image pixels.
+
+        Raises:
+            ImageError: The image cannot be used.
+            FacemarkError: The boxes are malformed.
+        """
+        crops, affines = self.crop([load_image(image)], [boxes])
+        return self.to_image(self.predict_crops(crops), affines)
+
+    def predict_crops(self, crops: Image) -> Landmarks:
+        """Landmarks in crops that are cut already.
+
+        Args:
+            crops: (N, S, S, 3) uint8, BGR.
+
+        Returns:
+            Points in crop units: the network's normalised coordinates x S, neither cut nor rounded.
+
+        Raises:
+            ImageError: The crops have another shape or type.
+        """
+        wanted = (self.size, self.size, 3)
+        shape, dtype = getattr(crops, "shape", None), getattr(crops, "dtype", None)
+        if shape is None or len(shape) != 4 or shape[1:] != wanted or dtype != np.uint8:
+            raise ImageError(
+                f"crops must be a uint8 array of shape (N, {self.size}, {self.size}, 3) BGR, "
+                f"got {type(crops).__name__ if shape is None else f'{dtype} {shape}'}"
+            )
+        parts = [
+            self.decode(self.infer(crops[start : start + MAX_BATCH]))
+            for start in range(0, len(crops), MAX_BATCH)
+        ]
+        if not parts:
+            return self._nothing()
+        return Landmarks(
+            points=np.concatenate([part.points for part in parts]),
+            scores=np.concatenate([part.scores for part in parts]),
+        )
+
+    def crop(self, images: Sequence[Image], boxes: Sequence[ArrayLike]) -> tuple[Image, Affines]:
+        """First stage: cut the faces of several images into one batch.
+
+        Args:
+            images: (H, W, 3) uint8 each, from `load_image`.
+            boxes: (Ni, 4) for each image.
+
+        Returns:
+            Crops (N, S, S, 3) uint8 and affines (N, 2, 3), N the sum of Ni, image by image.
+        """
+        affines = [crop.crop_affines(self._rule, rows, self.size) for rows in boxes]
+        ends = np.cumsum([len(part) for part in affines])
+        crops = np.empty((int(ends[-1]) if len(ends) else 0, self.size, self.size, 3), np.uint8)
+        for image, part, end in zip(images, affines, ends, strict=True):
+            crop.warp_crops(image, part, self.size, out=crops[end - len(part) : end])
+        return crops, np.concatenate([np.empty((0, 2, 3)), *affines])
+
+    def infer(self, crops: Image) -> dict[str, NDArray[np.float32]]:
+        """Second stage: crops (N, S, S, 3) through the network, to its outputs by name."""
+        return self._backend.run({"image": np.ascontiguousarray(crops)})
+
+    def decode(self, outputs: dict[str, NDArray[np.float32]]) -> Landmarks:
+        """Third stage: the network's outputs as points in crop units."""
+        fractions, scores = self._decoder(outputs)
+        return Landmarks(
+            points=np.asarray(fractions * np.float32(self.size), np.float32),
+            scores=np.asarray(scores, np.float32),
+        )
+
+    def to_image(self, landmarks: Landmarks, affines: Affines) -> Landmarks:
+        """Last stage: points in crop units as points in image pixels."""
+        return Landmarks(crop.to_image(landmarks.points, affines), landmarks.scores)
+
+    def _nothing(self) -> Landmarks:
+        count = self.layout.num_points
+        return Landmarks(np.empty((0, count, 2), np.float32), np.empty((0, count), np.float32))
+
+    def __repr__(self) -> str:
+        return f"LandmarkModel({self.spec.name!r}, backend={self.backend!r})"

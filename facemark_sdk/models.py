@@ -1,0 +1,94 @@
+"""Find model files: bundled ones by name, any other by path; open them with their spec."""
+
+from __future__ import annotations
+
+import os
+from importlib import resources
+from pathlib import Path
+from typing import TypeAlias
+
+from facemark_sdk.backends import Backend, create_backend
+from facemark_sdk.errors import ModelError
+from facemark_sdk.spec import METADATA_KEY, ModelSpec, Task
+
+ModelName: TypeAlias = "str | os.PathLike[str]"
+"""A bundled model's name or the path of a model file."""
+
+BUNDLE = "facemark_models"
+MODEL_FILE = "model.onnx"
+
+
+def list_models() -> list[str]:
+    """Names of the models that ship with the package, in alphabetical order."""
+    root = _bundle()
+    return [] if root is None else sorted(path.parent.name for path in root.glob(f"*/{MODEL_FILE}"))
+
+
+def resolve_model(name_or_path: ModelName) -> Path:
+    """The file of a bundled model, or the path itself when it is a file.
+
+    Raises:
+        ModelError: Neither a bundled model nor a file.
+    """
+    bundled = list_models()
+    root = _bundle()
+    if root is not None and name_or_path in bundled:
+        return root / os.fspath(name_or_path) / MODEL_FILE
+    try:
+        path = Path(name_or_path)
+        if path.is_file():
+            return path
+    except (TypeError, ValueError):
+        pass  # not a path, or one with a zero byte: answered like any other unknown name
+    raise ModelError(
+        f"no model {_shown(name_or_path)}: it is neither a file nor a bundled model; "
+        f"bundled models: {', '.join(bundled) or 'none'}"
+    )
+
+
+def read_spec(backend: Backend, path: Path) -> ModelSpec:
+    """What the model file says about itself.
+
+    Raises:
+        ModelError: It says nothing, or nothing that this version can read.
+    """
+    record = backend.metadata.get(METADATA_KEY)
+    if record is None:
+        raise ModelError(
+            f"model {str(path)!r} has no facemark spec in its metadata, so its input and outputs "
+            "are unknown; make the file from its checkpoint with facemark-export, which adds one"
+        )
+    try:
+        return ModelSpec.from_json(record)
+    except ModelError as error:
+        raise ModelError(f"model {str(path)!r}: {error}") from None
+
+
+def open_model(
+    name_or_path: ModelName, *, task: Task, backend: str, threads: int | None
+) -> tuple[Backend, ModelSpec]:
+    """Load a model for a task.
+
+    Raises:
+        ModelError: Not found, damaged, without a spec, or for another task.
+        BackendError: The runtime is not installed or does not start.
+    """
+    path = resolve_model(name_or_path)
+    loaded = create_backend(backend, path, threads)
+    spec = read_spec(loaded, path)
+    if spec.task != task:
+        raise ModelError(
+            f"model {spec.name!r} is for {spec.task}, a model for {task} is wanted here"
+        )
+    return loaded, spec
+
+
+def _bundle() -> Path | None:
+    try:
+        return Path(str(resources.files(BUNDLE)))
+    except ModuleNotFoundError:
+        return None
+
+
+def _shown(name_or_path: object) -> str:
+    return repr(os.fspath(name_or_path) if isinstance(name_or_path, os.PathLike) else name_or_path)

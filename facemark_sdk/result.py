@@ -1,0 +1,62 @@
+"""`Face`: what the SDK says about one face."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facemark_sdk.layouts import Layout, convert, get_layout, mapping_matrix
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Face:
+    """One face in one image. All coordinates are pixels of that image, 0-based.
+
+    A pixel's centre has whole coordinates. Boxes and points may lie outside the image, as a
+    face at the border goes on beyond it; nothing is cut, so nothing is lost.
+
+    Attributes:
+        bbox: (4,) float32, x1 y1 x2 y2, as the detector gives it.
+        score: The detector's score, 0..1.
+        kps: (5, 2) float32, the detector's points: eyes, nose tip, mouth corners.
+        landmarks: (L, 2) float32, sub-pixel.
+        landmark_scores: (L,) float32 in 0..1, one a point: how clearly the network saw it.
+        layout: What the L points are.
+    """
+
+    bbox: NDArray[np.float32]
+    score: float
+    kps: NDArray[np.float32]
+    landmarks: NDArray[np.float32]
+    landmark_scores: NDArray[np.float32]
+    layout: Layout
+
+    def to_layout(self, name: str) -> Face:
+        """The same face with its landmarks in another layout.
+
+        A point made of several has the mean of their scores.
+
+        Raises:
+            LayoutError: The layout is unknown, or there is no mapping to it.
+        """
+        weights = mapping_matrix(self.layout.name, name)
+        return replace(
+            self,
+            landmarks=convert(self.landmarks, self.layout.name, name),
+            landmark_scores=weights @ self.landmark_scores,
+            layout=get_layout(name),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The face as plain lists and numbers, ready for `json.dumps`."""
+        return {
+            "bbox": self.bbox.tolist(),
+            "score": float(self.score),
+            "kps": self.kps.tolist(),
+            "landmarks": self.landmarks.tolist(),
+            "landmark_scores": self.landmark_scores.tolist(),
+            "layout": self.layout.name,
+        }

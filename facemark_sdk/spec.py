@@ -1,0 +1,147 @@
+"""`ModelSpec`: everything a model file says about itself.
+
+It is stored as JSON under the key ``facemark`` of the ONNX file's metadata, so that one file
+needs no flags. Nothing at run time is guessed from node names or shapes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from facemark_sdk.errors import ModelError
+
+METADATA_KEY = "facemark"
+SCHEMA_VERSION = 1
+
+Task = Literal["landmarks", "detection"]
+Channels = Literal["BGR", "RGB"]
+Precision = Literal["fp32", "fp16", "int8"]
+
+
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """The network's image input: always uint8 BGR (N, H, W, 3); the graph normalises it itself.
+
+    Attributes:
+        width: Pixels; 0 when the graph takes any multiple of its stride.
+        height: Pixels; 0 likewise.
+        channels: The order in which the network was trained; the graph reorders from BGR.
+        mean: Per channel in that order, in units of the 0..255 image.
+        std: Likewise.
+    """
+
+    width: int
+    height: int
+    channels: Channels
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class CropRule:
+    """How a detector's box becomes the network's crop.
+
+    The box x1 y1 x2 y2 grows on each side by a fraction of its own width (left, right) or
+    height (top, bottom); a negative fraction cuts. With `square` the longer side then counts
+    for both, about the same centre. The crop is one affine warp, black outside the image.
+    """
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+    square: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """What a model is, how it is fed and how its outputs are read.
+
+    Attributes:
+        name: Short name, also the folder's name for a bundled model.
+        task: ``landmarks`` or ``detection``.
+        family: The method: ``pipnet``, ``retinaface``, ...
+        architecture: The network in words of the field: ``efficientnet_lite0``, ``resnet18``, ...
+        decoder: Registered name of the function that turns outputs into points or boxes.
+        decoder_params: What that decoder needs (stride, neighbours, det_size, ...), JSON values.
+        layout: Landmark layout; ``kps5`` for detectors with five points.
+        input: The image input.
+        crop: The crop rule for detector boxes; None for detectors.
+        precision: Of weights and arithmetic.
+        producer: Program and version that wrote the file.
+        source_sha256: Of the checkpoint the file was made from.
+        training_data: The sets it was trained on and their terms.
+        licence: Of the weights.
+        accuracy: Measured figures with their protocol, free-form.
+        schema: Version of this record.
+    """
+
+    name: str
+    task: Task
+    family: str
+    architecture: str
+    decoder: str
+    decoder_params: Mapping[str, Any]
+    layout: str
+    input: InputSpec
+    crop: CropRule | None
+    precision: Precision
+    producer: str
+    source_sha256: str
+    training_data: str
+    licence: str
+    accuracy: Mapping[str, Any] = field(default_factory=dict)
+    schema: int = SCHEMA_VERSION
+
+    def to_json(self) -> str:
+        """The record as one line of JSON."""
+        return json.dumps(dataclasses.asdict(self), separators=(",", ":"), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> ModelSpec:
+        """Read `to_json`'s output back.
+
+        Raises:
+            ModelError: Not JSON, of a newer schema, or fields are missing or of a wrong kind.
+        """
+        try:
+            record = json.loads(text)
+        except ValueError as error:
+            raise ModelError(f"the model's spec is not valid JSON: {error}") from None
+        if not isinstance(record, dict):
+            raise ModelError("the model's spec is not a JSON object")
+        schema = record.get("schema")
+        if schema != SCHEMA_VERSION:
+            raise ModelError(
+                f"the model's spec has schema {schema!r}, this facemark reads {SCHEMA_VERSION}; "
+                "update facemark-sdk or export the model again"
+            )
+        try:
+            crop = record["crop"]
+            spec = cls(
+                **{
+                    **record,
+                    "input": _input_spec(record["input"]),
+                    "crop": None if crop is None else CropRule(**crop),
+                }
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelError(
+                f"the model's spec is incomplete or has unknown fields: {error}"
+            ) from None
+        if spec.task not in get_args(Task):
+            raise ModelError(f"the model's spec has unknown task {spec.task!r}")
+        if spec.task == "landmarks" and spec.crop is None:
+            raise ModelError("the model's spec is for landmarks but has no crop rule")
+        return spec
+
+
+def _input_spec(record: Mapping[str, Any]) -> InputSpec:
+    mean, std = (tuple(float(v) for v in record[key]) for key in ("mean", "std"))
+    if len(mean) != 3 or len(std) != 3:
+        raise ValueError("mean and std need three numbers each")
+    return InputSpec(**{**record, "mean": mean, "std": std})
