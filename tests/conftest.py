@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import onnx
 import pytest
+from hypothesis import settings
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
@@ -21,6 +22,9 @@ from facemark_sdk.spec import METADATA_KEY, CropRule, InputSpec, ModelSpec
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
+
+settings.register_profile("facemark", deadline=None)  # no test fails for being slow
+settings.load_profile("facemark")
 
 FACE = 64
 """Side of the squares that the tiny detector takes for faces."""

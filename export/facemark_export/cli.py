@@ -31,6 +31,7 @@ def export(
     calibration: Path | None = None,
     crop_detector: str | None = None,
     crop_data: tuple[Path, ...] = (),
+    score_midpoint: float | None = None,
     accuracy: Path | None = None,
 ) -> None:
     """Export a checkpoint to one self-describing ONNX file and prove that it computes the same.
@@ -42,6 +43,8 @@ def export(
         calibration: A folder of photos on which parity is checked as well (the first 64).
         crop_detector: Fit the crop rule for the boxes of this detector (a name or an ONNX file).
         crop_data: The landmark model's training folders, for --crop-detector.
+        score_midpoint: The detector's own score that shall read 0.5 in the file, for example the
+            f1_threshold that facemark-train logs.
         accuracy: A JSON file of measured figures to state in the spec.
     """
     console = Console(stderr=True)
@@ -52,6 +55,7 @@ def export(
             out,
             name=name,
             crop=crop,
+            score_midpoint=score_midpoint,
             accuracy=None if accuracy is None else json.loads(accuracy.read_text()),
             photos=_photos(calibration),
         )

@@ -15,7 +15,7 @@ from facemark_export.graph import ExportGraph
 from facemark_export.networks import build_network
 from facemark_export.onnx_file import write_onnx
 from facemark_export.parity import ParityReport, check_parity
-from facemark_sdk.errors import CheckpointError, FacemarkError
+from facemark_sdk.errors import CheckpointError, FacemarkError, ModelError
 from facemark_sdk.spec import CropRule
 
 
@@ -29,6 +29,7 @@ def export_checkpoint(
     *,
     name: str | None = None,
     crop: CropRule | None = None,
+    score_midpoint: float | None = None,
     accuracy: Mapping[str, Any] | None = None,
     photos: Sequence[Path] = (),
 ) -> ParityReport:
@@ -39,11 +40,14 @@ def export_checkpoint(
         out: The ONNX file; ``OUT.report.json`` is written beside it.
         name: The model's name in its spec; the checkpoint's own when None.
         crop: The crop rule for detector boxes; the checkpoint's own when None.
+        score_midpoint: For detectors, the network's own score that shall read 0.5; None leaves
+            scores alone.
         accuracy: Measured figures for the spec.
         photos: Real images for the parity check.
 
     Raises:
         CheckpointError: The checkpoint cannot be read or does not fit its own spec.
+        ModelError: An option is out of range or for another kind of model.
         ParityError: Out of tolerance; nothing is written then.
     """
     stored = checkpoint.read(ckpt)
@@ -52,8 +56,14 @@ def export_checkpoint(
         network.load_state_dict(dict(stored.weights))
     except RuntimeError as error:
         raise CheckpointError(f"{ckpt} does not fit its own spec: {error}") from None
+    params = dict(stored.spec.decoder_params)
+    if score_midpoint is not None:
+        if stored.spec.task != "detection" or not 0 < score_midpoint < 1:
+            raise ModelError("score_midpoint is for detectors, a number between 0 and 1")
+        params["score_midpoint"] = score_midpoint
     spec = dataclasses.replace(
         stored.spec,
+        decoder_params=params,
         name=name or stored.spec.name,
         crop=crop or stored.spec.crop,
         accuracy=dict(accuracy or {}),

@@ -1,6 +1,8 @@
-"""What is exported: pixels in, named outputs out. Normalisation and softmax are in the graph."""
+"""What is exported: pixels in, named outputs out. Normalisation and face probability are in the graph."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor, nn
@@ -23,13 +25,17 @@ class ExportGraph(nn.Module):
         super().__init__()
         self.normalise, self.network = Normalise(spec.input), network
         self.detects = spec.task == "detection"
+        # Hard-negative mining shows the classifier far fewer backgrounds than photos hold, so its
+        # raw scores are too high: the one where precision and recall balance is made to read 0.5.
+        midpoint = float(spec.decoder_params.get("score_midpoint", 0.5))
+        self.shift = math.log(midpoint / (1 - midpoint))
         self.outputs = RETINAFACE_OUTPUTS if self.detects else PIP_OUTPUTS
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         outputs = self.network(self.normalise(image))
         if self.detects:
             loc, logits, landms = outputs
-            return loc, logits.softmax(-1)[..., 1], landms
+            return loc, torch.sigmoid(logits[..., 1] - logits[..., 0] - self.shift), landms
         return tuple(outputs)
 
 

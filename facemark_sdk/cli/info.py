@@ -46,7 +46,7 @@ class Info:
         table.add_column(overflow="fold")
         for key, value in _rows(record):
             table.add_row(key, value)
-        Console().print(table, markup=False)
+        Console(markup=False, highlight=False).print(table)
         return 0
 
 

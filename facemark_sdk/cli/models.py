@@ -22,12 +22,13 @@ class Models:
 
     def run(self) -> int:
         """Print the table."""
-        table = Table(*COLUMNS)
+        table = Table()
+        for column in COLUMNS:
+            table.add_column(column, no_wrap=column == "name")
         for name in list_models():
             table.add_row(*_row(name))
-        console = Console()
         if table.row_count:
-            console.print(table, markup=False)
+            Console(markup=False, highlight=False).print(table)
         else:
             print("no bundled models; give commands the path of an ONNX file")
         return 0

@@ -87,7 +87,8 @@ def decode_pip(outputs: Mapping[str, Floats], own: Floats, others: Floats) -> tu
 
     def picked(name: str) -> Floats:
         """The map's value at each landmark's best cell: (N * L, maps per landmark)."""
-        values = outputs[name].reshape(faces * landmarks, -1, cells)
+        maps = outputs[name]
+        values = maps.reshape(faces * landmarks, maps.shape[1] // landmarks, cells)
         return values[every, :, best]
 
     offsets = np.concatenate((picked("x"), picked("y")), axis=1)
@@ -95,7 +96,7 @@ def decode_pip(outputs: Mapping[str, Floats], own: Floats, others: Floats) -> tu
     points = predictions * own[None, :, None]
     if others.shape[1]:
         offsets = np.stack((picked("nb_x"), picked("nb_y")), axis=-1)
-        opinions = (corner[:, None] + offsets).reshape(faces, -1, 2)
+        opinions = (corner[:, None] + offsets).reshape(faces, others.shape[1], 2)
         points += others @ opinions
     points /= np.array([columns, rows], np.float32)
     return points, np.clip(scores[every, best], 0.0, 1.0).reshape(faces, landmarks)

@@ -1,0 +1,171 @@
+"""Export: the written file computes what the checkpoint does, or is not written at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from test_pip_decode import loop_decode
+
+from facemark_export import checkpoint, export
+from facemark_export.export import ParityError, export_checkpoint
+from facemark_export.graph import ExportGraph
+from facemark_export.networks import build_network
+from facemark_export.training.recipes import RECIPES
+from facemark_sdk import FaceDetector, LandmarkModel
+from facemark_sdk.backends import create_backend
+from facemark_sdk.decode.pip import OUTPUT_NAMES
+from facemark_sdk.errors import CheckpointError
+from facemark_sdk.spec import METADATA_KEY, CropRule, ModelSpec
+
+SIZE = 96
+
+
+def random_checkpoint(folder, spec):
+    """Seeded weights with lively maps, under the names that facemark-train writes."""
+    torch.manual_seed(7)
+    network = build_network(spec)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.running_mean, -0.2, 0.2)
+            torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
+    for name, parameter in network.named_parameters():
+        if "_layer.weight" in name:
+            torch.nn.init.normal_(parameter, std=0.05)
+    path = folder / f"{spec.name}.safetensors"
+    checkpoint.write(path, network.state_dict(), spec, {"recipe": "test", "settings": {}})
+    return path, network.eval()
+
+
+def pip_spec(architecture, mean_face):
+    recipe = dataclasses.replace(RECIPES["pipnet_lite0_68"][1], architecture=architecture, size=SIZE)
+    return recipe.model_spec(np.asarray(mean_face))
+
+
+@pytest.fixture(scope="module", params=["resnet18", "efficientnet_lite0"])
+def exported(request, tmp_path_factory, mean_face):
+    folder = tmp_path_factory.mktemp(request.param)
+    spec = pip_spec(request.param, mean_face)
+    ckpt, network = random_checkpoint(folder, spec)
+    out = folder / "model.onnx"
+    report = export_checkpoint(ckpt, out, name="mine", accuracy={"nme_percent": 3.2})
+    return ckpt, network, spec, out, report
+
+
+def test_points_equal_torch_and_the_plain_loop(exported):
+    _, network, spec, out, _ = exported
+    model = LandmarkModel(out, backend="cpu", threads=1)
+    for count in (1, 3, 17):
+        crops = np.random.default_rng(count).integers(0, 256, (count, SIZE, SIZE, 3), np.uint8)
+        mean, std = np.float32(spec.input.mean), np.float32(spec.input.std)
+        x = (crops[..., ::-1].astype(np.float32) - mean) / std  # BGR to RGB, plainly
+        with torch.inference_mode():
+            maps = network(torch.from_numpy(x.transpose(0, 3, 1, 2).copy()))
+        outputs = {n: m.numpy() for n, m in zip(OUTPUT_NAMES, maps, strict=True)}
+        points, scores = loop_decode(outputs, spec.decoder_params["neighbours"])
+        found = model.predict_crops(crops)
+        assert np.abs(found.points - points * SIZE).max() < 0.05
+        assert np.abs(found.scores - scores).max() < 1e-3
+
+
+def test_the_file_describes_itself(exported):
+    ckpt, _, spec, out, _ = exported
+    model = onnx.load(out)
+    assert [entry.key for entry in model.metadata_props] == [METADATA_KEY]
+    stored = ModelSpec.from_json(model.metadata_props[0].value)
+    assert stored.name == "mine"
+    assert stored.accuracy == {"nme_percent": 3.2}
+    assert len(stored.source_sha256) == 64
+    assert stored.decoder_params == spec.decoder_params
+    assert stored.input == spec.input
+    assert model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    assert {node.op_type for node in model.graph.node}.isdisjoint({"BatchNormalization", "Pad"})
+
+
+def test_the_report_lies_beside_the_file(exported):
+    _, _, _, out, report = exported
+    stored = json.loads((out.parent / "model.onnx.report.json").read_text())
+    assert stored["passed"] is True
+    assert stored["largest_px"] == report.largest_px <= stored["tolerance_px"] == 0.05
+    assert stored["images"] == 21
+    assert stored["argmax_flips"] == len(stored["flip_margins"])
+
+
+def test_a_file_that_computes_something_else_is_not_written(tmp_path, mean_face, monkeypatch):
+    ckpt, _ = random_checkpoint(tmp_path, pip_spec("resnet18", mean_face))
+    honest = export.write_onnx
+
+    def shifted(graph, spec, path):
+        with torch.no_grad():
+            graph.network.x_layer.bias += 0.05  # a twentieth of a cell: 1.6 px
+        honest(graph, spec, path)
+        with torch.no_grad():
+            graph.network.x_layer.bias -= 0.05
+
+    monkeypatch.setattr(export, "write_onnx", shifted)
+    out = tmp_path / "model.onnx"
+    out.write_bytes(b"an earlier file")
+    with pytest.raises(ParityError, match="differ by"):
+        export_checkpoint(ckpt, out)
+    assert out.read_bytes() == b"an earlier file"
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([ckpt.name, out.name])
+
+
+def test_a_detector_takes_any_multiple_of_its_stride(tmp_path):
+    spec = RECIPES["retinaface_mnet025"][1].spec()
+    ckpt, network = random_checkpoint(tmp_path, spec)
+    out = tmp_path / "detector.onnx"
+    export_checkpoint(ckpt, out)
+    backend = create_backend("cpu", out)
+    graph = ExportGraph(network, spec).eval()
+    for shape in ((1, 32, 32, 3), (2, 96, 160, 3), (3, 64, 32, 3)):
+        image = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+        outputs = backend.run({"image": image})
+        with torch.inference_mode():
+            expected = graph(torch.from_numpy(image))
+        for name, tensor in zip(graph.outputs, expected, strict=True):
+            np.testing.assert_allclose(outputs[name], tensor.numpy(), atol=1e-3)
+        assert (outputs["scores"] >= 0).all()
+        assert (outputs["scores"] <= 1).all()
+    FaceDetector(out, backend="cpu")(np.zeros((50, 333, 3), np.uint8))
+
+
+def test_another_crop_rule_goes_into_the_spec(tmp_path, mean_face):
+    ckpt, _ = random_checkpoint(tmp_path, pip_spec("resnet18", mean_face))
+    rule = CropRule(0.1, -0.2, 0.1, 0.05, square=True)
+    export_checkpoint(ckpt, tmp_path / "model.onnx", crop=rule)
+    assert LandmarkModel(tmp_path / "model.onnx", backend="cpu").spec.crop == rule
+
+
+def test_weights_that_do_not_fit_their_spec_are_refused(tmp_path, mean_face):
+    ckpt, network = random_checkpoint(tmp_path, pip_spec("resnet18", mean_face))
+    weights = network.state_dict()
+    weights.pop("x_layer.bias")
+    checkpoint.write(ckpt, weights, pip_spec("resnet18", mean_face), {})
+    with pytest.raises(CheckpointError, match=r"x_layer\.bias"):
+        export_checkpoint(ckpt, tmp_path / "model.onnx")
+    assert not (tmp_path / "model.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "no checkpoint"), (b"not safetensors", "safetensors"), (b"", "safetensors")],
+)
+def test_the_command_refuses_what_is_no_checkpoint(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "x.safetensors").write_bytes(content)
+    done = subprocess.run(
+        [sys.executable, "-m", "facemark_export.cli", "--ckpt", "x.safetensors", "-o", "x.onnx"],
+        cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert done.returncode == 1, done.stderr
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "x.onnx").exists()

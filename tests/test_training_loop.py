@@ -1,0 +1,170 @@
+"""The loop: resume, what is kept, what stops it. On a task of a few weights, so in seconds."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from facemark_export import checkpoint
+from facemark_export.training.loop import LoopRecipe, Run, TrainingError
+from facemark_sdk.errors import CheckpointError
+from facemark_sdk.spec import InputSpec, ModelSpec
+
+SPEC = ModelSpec(
+    name="toy",
+    task="detection",
+    family="toy",
+    architecture="toy",
+    decoder="toy",
+    decoder_params={},
+    layout="kps5",
+    input=InputSpec(8, 8, "RGB", (127.0, 127.0, 127.0), (64.0, 64.0, 64.0)),
+    crop=None,
+    precision="fp32",
+    producer="test",
+    source_sha256="",
+    training_data="",
+    licence="",
+)
+RECIPE = LoopRecipe(
+    epochs=3, batch_size=4, workers=0, precision="float32", threads=1, learning_rate=1e-2, device="cpu"
+)
+
+
+class Toy:
+    """Learn the mean brightness of random images. Batch norm, so that statistics matter too."""
+
+    spec = SPEC
+    metric = "error"
+    higher_is_better = False
+
+    def __init__(self, stop_at=None, nan_at=None):
+        torch.manual_seed(0)
+        self.network = nn.Sequential(
+            nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.LazyLinear(1)
+        )
+        self.network(torch.zeros(2, 3, 8, 8))
+        self.calls, self.stop_at, self.nan_at = 0, stop_at, nan_at
+        self.errors = iter([3.0, 1.0, 2.0])
+
+    def __len__(self):
+        return 22
+
+    def epoch_indices(self, rng):
+        return rng.permutation(len(self))
+
+    def make_batch(self, indices, rng):
+        noise = rng.integers(0, 40, (len(indices), 8, 8, 3))
+        images = (indices[:, None, None, None] * 9 + noise).astype(np.uint8)
+        return {
+            "image": torch.from_numpy(images),
+            "target": torch.from_numpy(images.mean((1, 2, 3)).astype(np.float32) / 255),
+        }
+
+    def losses(self, outputs, batch):
+        self.calls += 1
+        if self.calls == self.stop_at:
+            raise KeyboardInterrupt
+        loss = (outputs[:, 0].float() - batch["target"]).square().mean()
+        return {"square": loss * float("nan") if self.calls == self.nan_at else loss}
+
+    def validate(self, forward):
+        assert forward(torch.zeros(2, 8, 8, 3, dtype=torch.uint8)).shape == (2, 1)
+        return {"error": next(self.errors)}
+
+
+def run(task, out, *, resume=False, recipe=RECIPE, name="toy"):
+    return Run(task, recipe, name, out, resume=resume)
+
+
+@pytest.mark.parametrize("stop_at", [2, 6, 11])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_killed_and_resumed_run_ends_like_an_uninterrupted_one(tmp_path, stop_at, workers):
+    recipe = replace(RECIPE, checkpoint_minutes=0.0, workers=workers)  # saves after every batch
+    run(Toy(), tmp_path / "whole", recipe=recipe).train()
+    with pytest.raises(KeyboardInterrupt):
+        run(Toy(stop_at=stop_at), tmp_path / "cut", recipe=recipe).train()
+    run(Toy(), tmp_path / "cut", recipe=recipe, resume=True).train()
+    whole, cut = (checkpoint.read(tmp_path / n / "last.safetensors").weights for n in ("whole", "cut"))
+    assert whole.keys() == cut.keys()
+    for key, value in whole.items():
+        assert torch.equal(value, cut[key]), key
+
+
+def test_best_and_last_are_kept_with_spec_and_recipe(tmp_path):
+    run(Toy(), tmp_path / "run").train()
+    best, last = (checkpoint.read(tmp_path / "run" / f"{n}.safetensors") for n in ("best", "last"))
+    assert best.record["epoch"] == 2  # the errors are 3, 1, 2
+    assert best.record["validation"]["error"] == 1.0
+    assert last.record["epoch"] == 3
+    assert best.spec == SPEC
+    assert best.record["recipe"] == "toy"
+    assert best.record["settings"]["learning_rate"] == RECIPE.learning_rate
+    rows = list(csv.DictReader((tmp_path / "run" / "log.csv").open()))
+    assert [json.loads(row["figures"])["error"] for row in rows] == [3.0, 1.0, 2.0]
+
+
+def test_a_loss_that_is_not_a_number_stops_and_keeps_the_last_good_checkpoint(tmp_path):
+    with pytest.raises(TrainingError, match="not a number at epoch 2, batch 3"):
+        run(Toy(nan_at=6 + 3), tmp_path / "run").train()
+    kept = checkpoint.read(tmp_path / "run" / "last.safetensors")
+    assert kept.record["epoch"] == 1
+    assert all(torch.isfinite(v).all() for v in kept.weights.values())
+
+
+def test_a_folder_with_a_run_is_not_overwritten(tmp_path):
+    run(Toy(), tmp_path / "run", recipe=replace(RECIPE, epochs=1)).train()
+    with pytest.raises(TrainingError, match="--resume"):
+        run(Toy(), tmp_path / "run")
+    with pytest.raises(TrainingError, match="recipe 'toy'"):
+        run(Toy(), tmp_path / "run", resume=True, name="other")
+
+
+def test_a_damaged_state_is_refused(tmp_path):
+    run(Toy(), tmp_path / "run", recipe=replace(RECIPE, epochs=1)).train()
+    state = tmp_path / "run" / "last.state.pt"
+    state.write_bytes(state.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match="resumed"):
+        run(Toy(), tmp_path / "run", resume=True)
+
+
+def test_checkpoints_run_no_code_from_the_file(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "owned"),)
+
+    path = tmp_path / "last.state.pt"
+    torch.save({"name": Evil()}, path)
+    with pytest.raises(CheckpointError):
+        checkpoint.read_training_state(path)
+    with pytest.raises(CheckpointError):
+        checkpoint.read(path)
+    assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["pipnet_lite0_68", "--data", "nowhere", "--out", "run"], 1, "annotations.jsonl"),
+        (["pipnet_lite0_68"], 2, "--out"),
+        (["unknown_recipe"], 2, "unknown_recipe"),
+        (["--help"], 0, "retinaface_mnet025"),
+    ],
+)
+def test_the_command_reports_misuse_without_a_traceback(tmp_path, arguments, status, message):
+    done = subprocess.run(
+        [sys.executable, "-m", "facemark_export.training.cli", *arguments],
+        cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert done.returncode == status, done.stderr
+    assert message in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
