@@ -18,12 +18,12 @@ from typing import Annotated
 import cv2
 import numpy as np
 import tyro
-from facemark_export.training.detection_scenes import Scene, read_scenes, split_scenes
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from facemark_export.training.detection_scenes import Scene, read_scenes, split_scenes
 from facemark_sdk import FaceDetector
 from facemark_sdk.detect.metrics import (
     Curve,
@@ -83,9 +83,7 @@ def main(
         draw_curve(found, curve)
 
 
-def scene_figures(
-    detector: FaceDetector, scenes: list[Scene]
-) -> tuple[dict[str, float], Curve]:
+def scene_figures(detector: FaceDetector, scenes: list[Scene]) -> tuple[dict[str, float], Curve]:
     """Precision and recall at the usual score, average precision, the best F1."""
     scores, outcomes, truths = [], [], 0
     for scene in track(scenes, "scenes"):

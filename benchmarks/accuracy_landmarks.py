@@ -18,13 +18,13 @@ from typing import Annotated
 import cv2
 import numpy as np
 import tyro
-from facemark_export.crop_fit import box_of
-from facemark_export.training.landmark_data import AnnotatedFace, read_faces, split_by_photo
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from facemark_export.crop_fit import box_of
+from facemark_export.training.landmark_data import AnnotatedFace, read_faces, split_by_photo
 from facemark_sdk import FaceDetector, LandmarkModel
 from facemark_sdk.metrics import normalised_errors
 
@@ -91,9 +91,7 @@ def judge(landmarks: LandmarkModel, detector: FaceDetector, face: AnnotatedFace)
     return Judged(face, points, float(errors.mean()))
 
 
-def centred_mean_shape(
-    landmarks: LandmarkModel, image: NDArray[np.uint8]
-) -> NDArray[np.float32]:
+def centred_mean_shape(landmarks: LandmarkModel, image: NDArray[np.uint8]) -> NDArray[np.float32]:
     """The mean face in the middle of the photo, at half its size."""
     mean = np.asarray(landmarks.spec.decoder_params["mean_face"], np.float32)
     height, width = image.shape[:2]

@@ -28,7 +28,6 @@ from facemark_export.training.detection_scenes import (  # noqa: E402
     split_scenes,
 )
 from facemark_export.training.recipes.retinaface_mnet025 import RetinaFaceMnet025  # noqa: E402
-
 from facemark_sdk.detect.retinaface import MEAN_BGR, decode_boxes, decode_points, iou, priors  # noqa: E402
 from facemark_sdk.errors import DataError  # noqa: E402
 

@@ -45,7 +45,9 @@ def random_checkpoint(folder, spec):
 
 
 def pip_spec(architecture, mean_face):
-    recipe = dataclasses.replace(RECIPES["pipnet_lite0_68"][1], architecture=architecture, size=SIZE)
+    recipe = dataclasses.replace(
+        RECIPES["pipnet_lite0_68"][1], architecture=architecture, size=SIZE
+    )
     return recipe.model_spec(np.asarray(mean_face))
 
 
@@ -76,7 +78,7 @@ def test_points_equal_torch_and_the_plain_loop(exported):
 
 
 def test_the_file_describes_itself(exported):
-    ckpt, _, spec, out, _ = exported
+    _, _, spec, out, _ = exported
     model = onnx.load(out)
     assert [entry.key for entry in model.metadata_props] == [METADATA_KEY]
     stored = ModelSpec.from_json(model.metadata_props[0].value)
@@ -163,7 +165,11 @@ def test_the_command_refuses_what_is_no_checkpoint(tmp_path, content, message):
         (tmp_path / "x.safetensors").write_bytes(content)
     done = subprocess.run(
         [sys.executable, "-m", "facemark_export.cli", "--ckpt", "x.safetensors", "-o", "x.onnx"],
-        cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        check=False,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert done.returncode == 1, done.stderr
     assert message in done.stderr

@@ -23,7 +23,9 @@ def loop_neighbours(mean_face, count):
 
 def loop_decode(outputs, neighbours):
     """One face, one landmark, one opinion at a time, in float64."""
-    cls, x, y, nb_x, nb_y = (outputs[k].astype(np.float64) for k in ("cls", "x", "y", "nb_x", "nb_y"))
+    cls, x, y, nb_x, nb_y = (
+        outputs[k].astype(np.float64) for k in ("cls", "x", "y", "nb_x", "nb_y")
+    )
     faces, count, grid, _ = cls.shape
     each = len(neighbours[0])
     points, scores = np.zeros((faces, count, 2)), np.zeros((faces, count))
@@ -54,9 +56,18 @@ def random_outputs(rng, faces, landmarks, count, grid, *, ties):
     def maps(rows):
         return rng.normal(size=(faces, rows, grid, grid)).astype(np.float32)
 
-    cls = rng.integers(0, 3, (faces, landmarks, grid, grid)).astype(np.float32) if ties else maps(landmarks)
-    return {"cls": cls, "x": maps(landmarks), "y": maps(landmarks),
-            "nb_x": maps(landmarks * count), "nb_y": maps(landmarks * count)}
+    cls = (
+        rng.integers(0, 3, (faces, landmarks, grid, grid)).astype(np.float32)
+        if ties
+        else maps(landmarks)
+    )
+    return {
+        "cls": cls,
+        "x": maps(landmarks),
+        "y": maps(landmarks),
+        "nb_x": maps(landmarks * count),
+        "nb_y": maps(landmarks * count),
+    }
 
 
 @pytest.mark.parametrize("landmarks", [19, 29, 68, 98, 106])
@@ -141,7 +152,10 @@ def test_a_rigid_shift_of_all_opinions_shifts_the_points():
     rng = np.random.default_rng(5)
     neighbours = nearest_neighbours(rng.random((19, 2)), 5)
     outputs = random_outputs(rng, 1, 19, 5, 8, ties=False)
-    moved = {k: v if k == "cls" else v + np.float32(0.8 if k.endswith("x") else 0) for k, v in outputs.items()}
+    moved = {
+        k: v if k == "cls" else v + np.float32(0.8 if k.endswith("x") else 0)
+        for k, v in outputs.items()
+    }
     weights = merge_weights(neighbours)
     shift = decode_pip(moved, *weights)[0] - decode_pip(outputs, *weights)[0]
     np.testing.assert_allclose(shift, np.broadcast_to([0.1, 0.0], shift.shape), atol=1e-5)

@@ -36,7 +36,13 @@ SPEC = ModelSpec(
     licence="",
 )
 RECIPE = LoopRecipe(
-    epochs=3, batch_size=4, workers=0, precision="float32", threads=1, learning_rate=1e-2, device="cpu"
+    epochs=3,
+    batch_size=4,
+    workers=0,
+    precision="float32",
+    threads=1,
+    learning_rate=1e-2,
+    device="cpu",
 )
 
 
@@ -94,7 +100,9 @@ def test_a_killed_and_resumed_run_ends_like_an_uninterrupted_one(tmp_path, stop_
     with pytest.raises(KeyboardInterrupt):
         run(Toy(stop_at=stop_at), tmp_path / "cut", recipe=recipe).train()
     run(Toy(), tmp_path / "cut", recipe=recipe, resume=True).train()
-    whole, cut = (checkpoint.read(tmp_path / n / "last.safetensors").weights for n in ("whole", "cut"))
+    whole, cut = (
+        checkpoint.read(tmp_path / n / "last.safetensors").weights for n in ("whole", "cut")
+    )
     assert whole.keys() == cut.keys()
     for key, value in whole.items():
         assert torch.equal(value, cut[key]), key
@@ -163,7 +171,11 @@ def test_checkpoints_run_no_code_from_the_file(tmp_path):
 def test_the_command_reports_misuse_without_a_traceback(tmp_path, arguments, status, message):
     done = subprocess.run(
         [sys.executable, "-m", "facemark_export.training.cli", *arguments],
-        cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        check=False,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert done.returncode == status, done.stderr
     assert message in done.stdout + done.stderr

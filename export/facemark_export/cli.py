@@ -11,11 +11,11 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from facemark_export import checkpoint
 from facemark_export.crop_fit import fit_crop_rule
 from facemark_export.export import export_checkpoint
 from facemark_export.parity import ParityReport
 from facemark_export.training.landmark_data import read_faces, split_by_photo
-from facemark_export import checkpoint
 from facemark_sdk.detect.face_detector import FaceDetector
 from facemark_sdk.errors import DataError, FacemarkError
 from facemark_sdk.layouts import get_layout

@@ -34,9 +34,7 @@ class CropFit:
     shift_spread: float
 
 
-def fit_crop_rule(
-    detector: FaceDetector, faces: Iterable[AnnotatedFace], growth: float
-) -> CropFit:
+def fit_crop_rule(detector: FaceDetector, faces: Iterable[AnnotatedFace], growth: float) -> CropFit:
     """Fit the rule on annotated faces by medians, so that a few wrong boxes do not matter.
 
     Left and right grow alike, as training mirrors faces.

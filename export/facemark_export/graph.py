@@ -1,4 +1,4 @@
-"""What is exported: pixels in, named outputs out. Normalisation and face probability are in the graph."""
+"""What is exported: pixels in, named outputs out, normalisation and probability in the graph."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ class ExportGraph(nn.Module):
         self.outputs = RETINAFACE_OUTPUTS if self.detects else PIP_OUTPUTS
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """The outputs in the order of `outputs`."""
         outputs = self.network(self.normalise(image))
         if self.detects:
             loc, logits, landms = outputs

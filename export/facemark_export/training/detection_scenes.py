@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from facemark_export.training.annotations import is_held_out, read_annotations
 from facemark_sdk.errors import DataError
 
 Float = NDArray[np.float32]
@@ -19,8 +19,6 @@ Pixels = NDArray[np.uint8]
 
 HALVINGS = 4
 """How often a photo's stored copy is halved for sampling without aliasing."""
-HELD_OUT = 10
-"""Without a list, one photo in so many is held out."""
 BUNDLED_LIST = Path(__file__).parent / "splits" / "scenes_val.txt"
 """Held-out photos of ../shared/data/scenes."""
 DOUBTFUL_SCORE = 0.7
@@ -52,25 +50,16 @@ class Scene:
 
 def read_scenes(folders: Sequence[Path]) -> list[Scene]:
     """Read `annotations.jsonl` and its photos from every folder."""
-    scenes = [read_scene(folder, line) for folder in folders for line in read_lines(folder)]
+    scenes = [
+        read_scene(folder, record) for folder in folders for record in read_annotations(folder)
+    ]
     if not scenes:
         raise DataError(f"no scenes in {', '.join(map(str, folders))}: annotations.jsonl is empty")
     return scenes
 
 
-def read_lines(folder: Path) -> list[str]:
-    """The annotations of a folder, a JSON object a line."""
-    path = folder / "annotations.jsonl"
-    if not path.is_file():
-        raise DataError(
-            f"{path} is missing: a folder of scenes has annotations.jsonl beside its photos"
-        )
-    return path.read_text(encoding="utf-8").splitlines()
-
-
-def read_scene(folder: Path, line: str) -> Scene:
-    """Read one line of `annotations.jsonl` and the photo it names."""
-    record = json.loads(line)
+def read_scene(folder: Path, record: Mapping[str, Any]) -> Scene:
+    """A record of `annotations.jsonl` with the photo it names."""
     image = cv2.imread(str(folder / record["image"]), cv2.IMREAD_COLOR)
     if image is None:
         raise DataError(f"{folder / record['image']} is missing or is not an image")
@@ -131,13 +120,5 @@ def read_names(path: Path) -> set[str]:
 
 
 def hashed(scenes: Sequence[Scene]) -> set[str]:
-    """Names whose SHA-1 says so: the same photos on every machine, whatever is added."""
-    digests = {
-        scene.name: hashlib.sha1(scene.name.encode(), usedforsecurity=False).digest()
-        for scene in scenes
-    }
-    return {
-        name
-        for name, digest in digests.items()
-        if int.from_bytes(digest[:8], "big") % HELD_OUT == 0
-    }
+    """Names of the scenes that `is_held_out` holds out: a scene is a whole photo."""
+    return {scene.name for scene in scenes if is_held_out(scene.name)}

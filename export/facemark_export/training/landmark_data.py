@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +10,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from facemark_export.training.annotations import is_held_out, photo_of, read_annotations
 from facemark_sdk.errors import DataError
-
-HELD_OUT_SHARE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,24 +36,6 @@ class AnnotatedFace:
         return image
 
 
-def read_annotations(folder: Path) -> list[dict[str, object]]:
-    """The records of ``folder/annotations.jsonl``.
-
-    Raises:
-        DataError: The file is missing, or a line is not a JSON object.
-    """
-    path = folder / "annotations.jsonl"
-    if not path.is_file():
-        raise DataError(f"no annotations.jsonl in {folder}; --data wants folders that hold one")
-    records = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
-        try:
-            records.append(dict(json.loads(line)))
-        except (ValueError, TypeError) as error:
-            raise DataError(f"{path}, line {number}: not a JSON object ({error})") from None
-    return records
-
-
 def read_faces(folder: Path, layout: str, num_points: int) -> list[AnnotatedFace]:
     """The faces of a folder, in the file's order.
 
@@ -77,17 +56,6 @@ def read_faces(folder: Path, layout: str, num_points: int) -> list[AnnotatedFace
         except OSError as error:
             raise DataError(f"{where}: cannot read {path}: {error.strerror}") from None
     return faces
-
-
-def photo_of(path: Path) -> str:
-    """The photo a crop was cut from: its name without the trailing face number ``_N``."""
-    stem, _, number = path.stem.rpartition("_")
-    return stem if stem and number.isdigit() else path.stem
-
-
-def is_held_out(photo: str, share: float = HELD_OUT_SHARE) -> bool:
-    """Whether a photo belongs to validation: a fixed share, decided by the hash of its name."""
-    return int(hashlib.sha1(photo.encode()).hexdigest()[:8], 16) < share * 0x1_0000_0000
 
 
 def split_by_photo(

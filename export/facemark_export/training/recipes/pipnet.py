@@ -84,9 +84,7 @@ class PipnetRecipe(LoopRecipe):
         elif self.imagenet:
             network.load_imagenet()
         weights = self.weights or (1.0,) * len(folders)
-        return PipnetTask(
-            network, spec, folders, weights, held_out, self.growth, self.augmentation
-        )
+        return PipnetTask(network, spec, folders, weights, held_out, self.growth, self.augmentation)
 
     def model_spec(self, mean_face: np.ndarray) -> ModelSpec:
         """What the trained model says of itself; `mean_face` (L, 2) chooses the neighbours."""

@@ -12,11 +12,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from facemark_export.training.landmark_data import is_held_out, photo_of, read_annotations
+from facemark_export.training.annotations import is_held_out, photo_of, read_annotations
 
 
 def held_out_scenes(data: Path) -> list[str]:
-    """Image names of ``data/scenes`` whose photo is held out by its name in ``data/landmarks68``."""
+    """Names in ``data/scenes`` of the photos that are held out in ``data/landmarks68``."""
     helen, afw = (
         [
             photo_of(Path(str(record["image"])))
