@@ -7,6 +7,7 @@ Example:
 """
 
 from facemark_sdk import _requirements  # noqa: F401  (first: its error names the extra to install)
+from facemark_sdk._version import __version__
 from facemark_sdk.detect.face_detector import Detections, FaceDetector
 from facemark_sdk.detector import Detector
 from facemark_sdk.draw import draw
@@ -25,8 +26,6 @@ from facemark_sdk.layouts import Layout, get_layout
 from facemark_sdk.models import list_models
 from facemark_sdk.result import Face
 from facemark_sdk.spec import ModelSpec
-
-__version__ = "0.1.0"
 
 __all__ = [
     "BackendError",

@@ -118,14 +118,6 @@ def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
     return run
 
 
-@pytest.fixture(scope="session")
-def bundled() -> None:
-    """For tests that need the trained models."""
-    for name in ("retinaface_mnet025", "pipnet_lite0_68"):
-        if not (ROOT / "models" / "facemark_models" / name).is_dir():
-            pytest.skip(f"models/facemark_models/{name} is not there yet")
-
-
 @pytest.fixture
 def jpeg(tmp_path: Path, photo: Path) -> Path:
     path = tmp_path / "photo.jpg"

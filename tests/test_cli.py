@@ -175,7 +175,6 @@ def test_models(facemark: Run) -> None:
     assert result.stdout
 
 
-@pytest.mark.usefixtures("bundled")
 def test_bundled_models_on_the_example_photo(facemark: Run, photo: Path, tmp_path: Path) -> None:
     result = facemark("detect", photo, "-o", tmp_path / "out.png")
     assert result.returncode == 0, result

@@ -165,7 +165,6 @@ def test_bad_options(
         make(**option)
 
 
-@pytest.mark.usefixtures("bundled")
 def test_bundled_models_find_the_astronaut(photo: Path) -> None:
     (face, *_) = faces = Detector(backend="cpu")(photo)
     assert len(faces) == 1
@@ -176,7 +175,6 @@ def test_bundled_models_find_the_astronaut(photo: Path) -> None:
     assert np.linalg.norm(kps - face.kps, axis=1).max() < 0.15 * (x2 - x1)
 
 
-@pytest.mark.usefixtures("bundled")
 def test_bundled_models_find_nobody_in_noise() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (240, 320, 3), np.uint8)
     assert Detector(backend="cpu")(noise) == []

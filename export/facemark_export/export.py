@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from facemark_export.graph import ExportGraph
 from facemark_export.networks import build_network
 from facemark_export.onnx_file import write_onnx
 from facemark_export.parity import ParityReport, check_parity
+from facemark_sdk import __version__
 from facemark_sdk.errors import CheckpointError, FacemarkError, ModelError
 from facemark_sdk.spec import CropRule
 
@@ -67,7 +67,7 @@ def export_checkpoint(
         name=name or stored.spec.name,
         crop=crop or stored.spec.crop,
         accuracy=dict(accuracy or {}),
-        producer=f"facemark-export {_version()}",
+        producer=f"facemark-export {__version__}",
         source_sha256=hashlib.sha256(ckpt.read_bytes()).hexdigest(),
     )
     graph = ExportGraph(network, spec).eval()
@@ -89,10 +89,3 @@ def export_checkpoint(
     text = json.dumps(record, indent=2) + "\n"
     checkpoint.replace(out.with_name(f"{out.name}.report.json"), lambda t: t.write_text(text))
     return reports[0]
-
-
-def _version() -> str:
-    try:
-        return version("facemark-sdk")
-    except PackageNotFoundError:  # run from a checkout
-        return "unreleased"

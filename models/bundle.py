@@ -1,0 +1,129 @@
+"""Make the bundled models from finished training runs: export, measure, export with the figures, card.
+
+Run from the repository's root, with ``../shared/data`` or a folder laid out like it:
+
+    python models/bundle.py --detector-run runs/detector --landmark-run runs/landmarks --data ../shared/data
+
+The two runs are made by the commands that stand in the cards.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import tyro
+from facemark_export import checkpoint
+
+ROOT = Path(__file__).parents[1]
+BUNDLE = ROOT / "models" / "facemark_models"
+DETECTOR, LANDMARKS = "retinaface_mnet025", "pipnet_lite0_68"
+
+
+def main(detector_run: Path, landmark_run: Path, data: Path, threads: int = 2) -> None:
+    """Write model.onnx, its report and CARD.md of both models.
+
+    Args:
+        detector_run: Folder of a finished retinaface_mnet025 run.
+        landmark_run: Folder of a finished pipnet_lite0_68 run.
+        data: Folder with scenes and landmarks68.
+        threads: CPU threads for measuring.
+    """
+    folders = [str(data / "landmarks68" / name) for name in ("helen_train", "afw")]
+    ckpt = detector_run / "best.safetensors"
+    midpoint = checkpoint.read(ckpt).record["validation"]["f1_threshold"]
+    bundle(
+        DETECTOR,
+        ckpt,
+        ["--score-midpoint", f"{midpoint:.4f}"],
+        ["benchmarks/accuracy_detection.py", "--data", str(data / "scenes")],
+    )
+    bundle(
+        LANDMARKS,
+        landmark_run / "best.safetensors",
+        ["--crop-detector", str(BUNDLE / DETECTOR / "model.onnx"), "--crop-data", *folders],
+        ["benchmarks/accuracy_landmarks.py", "--data", *folders],
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "speed.json"
+        run("examples/benchmark.py", "--threads", str(threads), "--json", str(report))
+        speed = json.loads(report.read_text())
+    write_card(DETECTOR, detector_run, speed)
+    write_card(LANDMARKS, landmark_run, speed)
+
+
+def bundle(name: str, ckpt: Path, options: list[str], measure: list[str]) -> None:
+    """Export, measure the exported file, and export again with the figures in its spec."""
+    out = BUNDLE / name / "model.onnx"
+    export = ["-m", "facemark_export.cli", "--ckpt", str(ckpt), "-o", str(out), "--name", name]
+    with tempfile.TemporaryDirectory() as folder:
+        figures = Path(folder) / "figures.json"
+        run(*export, *options)
+        run(measure[0], str(out), *measure[1:], "--json", str(figures))
+        run(*export, *options, "--accuracy", str(figures))
+    report = out.with_name("model.onnx.report.json")
+    checkpoint.replace(out.with_name("report.json"), lambda path: path.write_bytes(report.read_bytes()))
+    report.unlink()
+
+
+def run(*command: str) -> None:
+    """Run one of our own programs; a failure ends all."""
+    subprocess.run([sys.executable, *command], cwd=ROOT, check=True)
+
+
+def write_card(name: str, folder: Path, speed: dict[str, Any]) -> None:
+    """CARD.md from the card's text, the spec, the run's record and the measured speed."""
+    from facemark_sdk.backends import create_backend
+    from facemark_sdk.models import read_spec
+
+    path = BUNDLE / name / "model.onnx"
+    spec = read_spec(create_backend("cpu", path), path)
+    parity = json.loads(path.with_name("report.json").read_text())
+    record = checkpoint.read(folder / "best.safetensors").record
+    stages = ("detect",) if name == DETECTOR else ("crop", "network", "decode", "crop + decode")
+    milliseconds = "\n".join(
+        f"| {s} | {speed['stages'][s]['p50_ms']:.2f} | {speed['stages'][s]['p95_ms']:.2f} |"
+        for s in (*stages, "total")
+    )
+    text = (Path(__file__).with_name("cards") / f"{name}.md").read_text()
+    filled = {
+        "SHA256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "SIZE": f"{path.stat().st_size / 1e6:.1f} MB",
+        "TRAINING_DATA": spec.training_data,
+        "LICENCE": spec.licence,
+        "PROTOCOL": spec.accuracy["protocol"],
+        "ACCURACY": accuracy_table(dict(spec.accuracy)),
+        "PARITY": (
+            f"{parity['largest_px']:.1e} px at most over {parity['images']} images, "
+            f"{parity['argmax_flips']} argmax flips"
+        ),
+        "EPOCH": str(record["epoch"]),
+        "EPOCHS": str(record["settings"]["epochs"]),
+        "SPEED": "| stage | p50 ms | p95 ms |\n|---|---|---|\n" + milliseconds,
+        "MACHINE": ", ".join(f"{k} {v}" for k, v in speed["environment"].items()),
+    }
+    for key, value in filled.items():
+        text = text.replace(f"@{key}@", value)
+    checkpoint.replace(path.with_name("CARD.md"), lambda card: card.write_text(text))
+
+
+def accuracy_table(accuracy: dict[str, Any]) -> str:
+    """The figures of a spec as a Markdown table: a row a set, or a row a figure."""
+    accuracy.pop("protocol")
+    sets = {name: row for name, row in accuracy.items() if isinstance(row, dict)}
+    if not sets:
+        rows = [f"| {name.replace('_', ' ')} | {value:g} |" for name, value in accuracy.items()]
+        return "\n".join(["| figure | value |", "|---|---|", *rows])
+    columns = list(next(iter(sets.values())))
+    head = f"| set | {' | '.join(c.replace('_', ' ') for c in columns)} |"
+    rows = [f"| {n} | {' | '.join(f'{r[c]:g}' for c in columns)} |" for n, r in sets.items()]
+    return "\n".join([head, "|---" * (len(columns) + 1) + "|", *rows])
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

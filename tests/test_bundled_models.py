@@ -1,0 +1,110 @@
+"""The models that ship: what they say of themselves is complete and, with ../shared, true."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import SHARED
+
+import accuracy_detection
+import accuracy_landmarks
+from facemark_sdk import Detector, FaceDetector, LandmarkModel, list_models, load_image
+from facemark_sdk.models import resolve_model
+
+MODELS = ["pipnet_lite0_68", "retinaface_mnet025"]
+LANDMARKS = [SHARED / "data" / "landmarks68" / name for name in ("helen_train", "afw")]
+SCENES = SHARED / "data" / "scenes"
+
+
+def spec_of(name):
+    return (LandmarkModel if name.startswith("pipnet") else FaceDetector)(name, backend="cpu").spec
+
+
+def test_these_models_ship():
+    assert list_models() == MODELS
+    assert sum(resolve_model(name).stat().st_size for name in MODELS) < 35e6
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_states_its_name_data_licence_and_accuracy(name):
+    spec = spec_of(name)
+    assert spec.name == name
+    assert "HELEN" in spec.training_data
+    assert "research" in spec.licence
+    assert "held-out" in spec.accuracy["protocol"]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_card_is_about_this_file(name):
+    path = resolve_model(name)
+    card = path.with_name("CARD.md").read_text()
+    assert hashlib.sha256(path.read_bytes()).hexdigest() in card
+    figures = spec_of(name).accuracy
+    figures = figures.get("all", figures)
+    for key in ("nme_percent", "failure_percent", "precision", "recall"):
+        if key in figures:
+            assert f"{figures[key]:g}" in card, key
+    for word in ("facemark-train", "facemark-export", "terms", "held-out"):
+        assert word in card
+
+
+def test_landmarks_follow_the_face_through_roll_and_scale(photo):
+    """The same face turned by 30 degrees, or twice as large, has the same landmarks."""
+    import cv2
+
+    detector = Detector(backend="cpu")
+    image = load_image(photo)
+    (face,) = detector(image)
+    eyes = np.linalg.norm(face.landmarks[36] - face.landmarks[45])
+    for matrix in (
+        cv2.getRotationMatrix2D((223.0, 115.0), 30, 1.0),
+        cv2.getRotationMatrix2D((223.0, 115.0), -30, 1.0),
+        np.array([[2.0, 0.0, 0.0], [0.0, 2.0, 0.0]]),
+    ):
+        scale = np.sqrt(abs(np.linalg.det(matrix[:, :2])))
+        side = int(512 * scale)
+        (turned, *_) = detector(cv2.warpAffine(image, matrix, (side, side)))
+        expected = face.landmarks @ matrix[:, :2].T + matrix[:, 2]
+        error = np.linalg.norm(turned.landmarks - expected, axis=1).mean()
+        assert error / scale < 0.06 * eyes
+
+
+def test_a_face_as_large_as_the_frame_is_found(photo):
+    image = load_image(photo)
+    (face,) = Detector(backend="cpu")(image)
+    x1, y1, x2, y2 = face.bbox.astype(int)
+    (close, *_) = Detector(backend="cpu")(np.ascontiguousarray(image[y1:y2, x1:x2]))
+    shift = close.landmarks + np.array([x1, y1]) - face.landmarks
+    eyes = np.linalg.norm(face.landmarks[36] - face.landmarks[45])
+    assert np.linalg.norm(shift, axis=1).mean() < 0.06 * eyes
+
+
+@pytest.mark.shared
+def test_landmarks_on_held_out_photos_with_our_own_boxes(tmp_path: Path):
+    """Inter-ocular NME of at most 4.0 %, at most 1.5 % of the faces over 0.10."""
+    report = tmp_path / "figures.json"
+    accuracy_landmarks.main("pipnet_lite0_68", tuple(LANDMARKS), json_file=report)
+    figures = json.loads(report.read_text())["all"]
+    assert figures["nme_percent"] <= 4.0
+    assert figures["failure_percent"] <= 1.5
+    assert figures["nme_percent"] == pytest.approx(
+        spec_of("pipnet_lite0_68").accuracy["all"]["nme_percent"], abs=0.02
+    )
+
+
+@pytest.mark.shared
+def test_detection_on_held_out_scenes(tmp_path: Path):
+    """Recall and precision of at least 0.93 for faces of 24 px and more; close-ups and roll."""
+    report = tmp_path / "figures.json"
+    accuracy_detection.main("retinaface_mnet025", SCENES, json_file=report)
+    figures = json.loads(report.read_text())
+    assert figures["recall"] >= 0.93
+    assert figures["precision"] >= 0.93
+    assert figures["close_ups_found"] >= 0.93
+    assert min(figures["rolled_30_found"], figures["rolled_-30_found"]) >= 0.93
+    stated = spec_of("retinaface_mnet025").accuracy
+    assert figures["average_precision"] == pytest.approx(stated["average_precision"], abs=0.005)
