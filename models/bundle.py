@@ -1,16 +1,18 @@
-"""Make the bundled models from finished training runs: export, measure, export with the figures, card.
+"""Make the bundled models from finished training runs: export, measure, export again, card.
 
 Run from the repository's root, with ``../shared/data`` or a folder laid out like it:
 
-    python models/bundle.py --detector-run runs/detector --landmark-run runs/landmarks --data ../shared/data
+    python models/bundle.py --detector-run DIR --landmark-run DIR --data ../shared/data
 
 The two runs are made by the commands that stand in the cards.
 """
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import tyro
+
 from facemark_export import checkpoint
 
 ROOT = Path(__file__).parents[1]
@@ -66,9 +69,6 @@ def bundle(name: str, ckpt: Path, options: list[str], measure: list[str]) -> Non
         run(*export, *options)
         run(measure[0], str(out), *measure[1:], "--json", str(figures))
         run(*export, *options, "--accuracy", str(figures))
-    report = out.with_name("model.onnx.report.json")
-    checkpoint.replace(out.with_name("report.json"), lambda path: path.write_bytes(report.read_bytes()))
-    report.unlink()
 
 
 def run(*command: str) -> None:
@@ -83,7 +83,7 @@ def write_card(name: str, folder: Path, speed: dict[str, Any]) -> None:
 
     path = BUNDLE / name / "model.onnx"
     spec = read_spec(create_backend("cpu", path), path)
-    parity = json.loads(path.with_name("report.json").read_text())
+    parity = json.loads(path.with_name("model.onnx.report.json").read_text())
     record = checkpoint.read(folder / "best.safetensors").record
     stages = ("detect",) if name == DETECTOR else ("crop", "network", "decode", "crop + decode")
     milliseconds = "\n".join(
@@ -105,11 +105,19 @@ def write_card(name: str, folder: Path, speed: dict[str, Any]) -> None:
         "EPOCH": str(record["epoch"]),
         "EPOCHS": str(record["settings"]["epochs"]),
         "SPEED": "| stage | p50 ms | p95 ms |\n|---|---|---|\n" + milliseconds,
-        "MACHINE": ", ".join(f"{k} {v}" for k, v in speed["environment"].items()),
+        "PACE": f"{pace(folder):.0f} images/s",
+        "MACHINE": ", ".join(f"{k} {v}" for k, v in speed["machine"].items()),
     }
     for key, value in filled.items():
         text = text.replace(f"@{key}@", value)
     checkpoint.replace(path.with_name("CARD.md"), lambda card: card.write_text(text))
+
+
+def pace(folder: Path) -> float:
+    """Median training speed of a run's epochs in images a second."""
+    with (folder / "log.csv").open(newline="") as file:
+        rows = [json.loads(row["figures"]) for row in csv.DictReader(file)]
+    return statistics.median(row["images_per_second"] for row in rows)
 
 
 def accuracy_table(accuracy: dict[str, Any]) -> str:
