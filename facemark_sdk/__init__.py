@@ -6,7 +6,15 @@ Example:
     ...     print(face.bbox, face.landmarks)
 """
 
-from facemark_sdk import _requirements  # noqa: F401  (first: its error names the extra to install)
+from facemark_sdk._requirements import require
+
+require(  # first, as its error names the extra to install
+    "facemark_sdk",
+    {"cv2": "OpenCV", "onnxruntime": "ONNX Runtime"},
+    'pip install "facemark-sdk[cpu]", or pip install "facemark-sdk[gpu]" for NVIDIA GPUs',
+)
+
+# ruff: noqa: E402
 from facemark_sdk._version import __version__
 from facemark_sdk.detect.face_detector import Detections, FaceDetector
 from facemark_sdk.detector import Detector

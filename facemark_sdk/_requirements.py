@@ -1,10 +1,9 @@
-"""Fail early, and say which extra to install, when OpenCV or ONNX Runtime is missing."""
+"""Fail early, and say which extra to install, when a package that an extra brings is missing."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.util import find_spec
-
-REQUIRED = {"cv2": "OpenCV", "onnxruntime": "ONNX Runtime"}
 
 
 def _is_installed(module: str) -> bool:
@@ -17,9 +16,20 @@ def _is_installed(module: str) -> bool:
     return spec is not None and spec.origin is not None
 
 
-_missing = [name for module, name in REQUIRED.items() if not _is_installed(module)]
-if _missing:
-    raise ImportError(
-        f"facemark_sdk needs {' and '.join(_missing)}, which is not installed. Install one extra: "
-        'pip install "facemark-sdk[cpu]", or pip install "facemark-sdk[gpu]" for NVIDIA GPUs'
-    )
+def require(package: str, modules: Mapping[str, str], remedy: str) -> None:
+    """Check that modules are installed.
+
+    Args:
+        package: Who needs them.
+        modules: Import name to the name that people know.
+        remedy: What to install.
+
+    Raises:
+        ImportError: One is missing.
+    """
+    missing = [name for module, name in modules.items() if not _is_installed(module)]
+    if missing:
+        raise ImportError(
+            f"{package} needs {' and '.join(missing)}, which is not installed. "
+            f"Install one extra: {remedy}"
+        )

@@ -22,7 +22,7 @@ from facemark_export.training.recipes import RECIPES
 from facemark_sdk import FaceDetector, LandmarkModel
 from facemark_sdk.backends import create_backend
 from facemark_sdk.decode.pip import OUTPUT_NAMES
-from facemark_sdk.errors import CheckpointError
+from facemark_sdk.errors import CheckpointError, ModelError
 from facemark_sdk.spec import METADATA_KEY, CropRule, ModelSpec
 
 SIZE = 96
@@ -175,3 +175,24 @@ def test_the_command_refuses_what_is_no_checkpoint(tmp_path, content, message):
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "x.onnx").exists()
+
+
+def test_the_midpoint_reads_one_half_and_keeps_the_order(tmp_path):
+    spec = RECIPES["retinaface_mnet025"][1].spec()
+    _, network = random_checkpoint(tmp_path, spec)
+    shifted = dataclasses.replace(
+        spec, decoder_params={**spec.decoder_params, "score_midpoint": 0.9}
+    )
+    image = torch.randint(0, 256, (1, 64, 64, 3), dtype=torch.uint8)
+    with torch.inference_mode():
+        plain = ExportGraph(network, spec).eval()(image)[1]
+        moved = ExportGraph(network, shifted).eval()(image)[1]
+    odds = plain / (1 - plain) / 9  # odds of 9 to 1 become even
+    torch.testing.assert_close(moved, odds / (1 + odds), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("midpoint", [0.0, 1.0, -1.0])
+def test_impossible_midpoints_are_refused(tmp_path, midpoint):
+    ckpt, _ = random_checkpoint(tmp_path, RECIPES["retinaface_mnet025"][1].spec())
+    with pytest.raises(ModelError, match="score_midpoint"):
+        export_checkpoint(ckpt, tmp_path / "model.onnx", score_midpoint=midpoint)

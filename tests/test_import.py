@@ -59,3 +59,11 @@ def test_folder_left_by_an_uninstall_is_not_installed(run_python: Run, tmp_path:
     code += "sys.path[:] = [p for p in sys.path if 'site-packages' not in p]\n"
     result = run_python("-c", code + "import facemark_sdk._requirements")
     assert "ONNX Runtime" in result.stderr.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("module", ["facemark_export", "facemark_export.training.cli"])
+def test_training_without_torch_names_its_extras(run_python: Run, module: str) -> None:
+    result = run_python("-c", f"import sys; sys.modules['torch'] = None\nimport {module}")
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("ImportError: facemark_export needs PyTorch")
+    assert "export]" in last

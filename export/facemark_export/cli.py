@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -56,10 +56,17 @@ def export(
             name=name,
             crop=crop,
             score_midpoint=score_midpoint,
-            accuracy=None if accuracy is None else json.loads(accuracy.read_text()),
+            accuracy=None if accuracy is None else _figures(accuracy),
             photos=_photos(calibration),
         )
     _show(console, out, report)
+
+
+def _figures(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(f"--accuracy {path} is not a readable JSON object: {error}") from None
 
 
 def _photos(folder: Path | None) -> list[Path]:
@@ -105,7 +112,7 @@ def main() -> None:
     """Entry point: exit status 0, 1 for a failed export, 2 for wrong use."""
     try:
         tyro.cli(export, prog="facemark-export")
-    except FacemarkError as error:
+    except (FacemarkError, OSError) as error:
         print(f"facemark-export: {error}", file=sys.stderr)
         sys.exit(1)
 

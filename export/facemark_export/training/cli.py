@@ -46,7 +46,7 @@ def main() -> None:
     commands = {name: _command(name, *entry) for name, entry in RECIPES.items()}
     try:
         tyro.extras.subcommand_cli_from_dict(commands, prog="facemark-train")
-    except FacemarkError as error:
+    except (FacemarkError, OSError) as error:
         print(f"facemark-train: {error}", file=sys.stderr)
         sys.exit(1)
 
