@@ -101,12 +101,13 @@ def centred_mean_shape(landmarks: LandmarkModel, image: NDArray[np.uint8]) -> ND
 def summary(rows: list[Judged]) -> dict[str, float]:
     """NME and failure rate in percent, faces, and faces that were not found."""
     nme = np.array([row.nme for row in rows])
+    failed = (nme > FAILURE) | [row.points is None for row in rows]
     return {
         "faces": len(rows),
         "not_found": sum(row.points is None for row in rows),
         "nme_percent": round(100 * float(nme.mean()), 3),
         "median_nme_percent": round(100 * float(np.median(nme)), 3),
-        "failure_percent": round(100 * float((nme > FAILURE).mean()), 2),
+        "failure_percent": round(100 * float(failed.mean()), 2),
     }
 
 

@@ -19,6 +19,7 @@ from facemark_sdk.spec import CropRule
 
 Affines: TypeAlias = NDArray[np.float64]
 
+_FARTHEST = 1e9
 _MARGIN = 2
 """Pixels around a crop's region that bilinear sampling may touch."""
 
@@ -40,8 +41,10 @@ def check_boxes(boxes: ArrayLike) -> NDArray[np.float64]:
             f"boxes must have shape (N, 4), x1 y1 x2 y2 each, got {checked.shape}; "
             "one box is boxes=[[x1, y1, x2, y2]]"
         )
-    if not np.isfinite(checked).all():
-        raise FacemarkError("boxes must be finite, got NaN or infinity")
+    if not (np.abs(checked) <= _FARTHEST).all():  # NaN fails the comparison too
+        raise FacemarkError(
+            f"boxes must be finite pixels of an image, at most {_FARTHEST:.0e} from its corner"
+        )
     empty = np.flatnonzero((checked[:, 2:] <= checked[:, :2]).any(axis=1))
     if empty.size:
         raise FacemarkError(

@@ -113,7 +113,7 @@ def largest_first(detections: Detections, count: int | None = None) -> Detection
 
 
 def _load_all(images: Iterable[ImageLike]) -> list[Image]:
-    if isinstance(images, (str, os.PathLike, np.ndarray)):
+    if isinstance(images, (str, os.PathLike, np.ndarray)) or not isinstance(images, Iterable):
         raise ImageError("images must be a list of images, got a single one; pass [image]")
     loaded: list[Image] = []
     for index, image in enumerate(images):

@@ -144,6 +144,6 @@ def _from_pil(image: PILImage) -> Image:
         )
     try:
         rgb = np.asarray(image.convert("RGB"), np.uint8)
-    except OSError as error:
+    except (OSError, ValueError, SyntaxError) as error:
         raise ImageError(f"image is a Pillow image that cannot be decoded: {error}") from None
     return np.ascontiguousarray(rgb[..., ::-1])

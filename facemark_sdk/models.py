@@ -38,8 +38,8 @@ def resolve_model(name_or_path: ModelName) -> Path:
         path = Path(name_or_path)
         if path.is_file():
             return path
-    except (TypeError, ValueError):
-        pass  # not a path, or one with a zero byte: answered like any other unknown name
+    except (TypeError, ValueError, OSError):
+        pass  # not a path, too long, or with a zero byte: answered like any other unknown name
     raise ModelError(
         f"no model {_shown(name_or_path)}: it is neither a file nor a bundled model; "
         f"bundled models: {', '.join(bundled) or 'none'}"
@@ -81,6 +81,21 @@ def open_model(
             f"model {spec.name!r} is for {spec.task}, a model for {task} is wanted here"
         )
     return loaded, spec
+
+
+def check_outputs(backend: Backend, spec: ModelSpec, needed: tuple[str, ...]) -> None:
+    """See that the graph has the outputs that the spec's decoder reads.
+
+    Raises:
+        ModelError: One is missing.
+    """
+    there = [tensor.name for tensor in backend.outputs]
+    missing = [name for name in needed if name not in there]
+    if missing:
+        raise ModelError(
+            f"model {spec.name!r}: decoder {spec.decoder!r} needs the outputs {', '.join(needed)}, "
+            f"the graph has {', '.join(there)}; export the model again"
+        )
 
 
 def _bundle() -> Path | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -110,7 +111,7 @@ class ModelSpec:
         """
         try:
             record = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ModelError(f"the model's spec is not valid JSON: {error}") from None
         if not isinstance(record, dict):
             raise ModelError("the model's spec is not a JSON object")
@@ -129,15 +130,38 @@ class ModelSpec:
                     "crop": None if crop is None else CropRule(**crop),
                 }
             )
+            _check_values(spec)
         except (KeyError, TypeError, ValueError) as error:
             raise ModelError(
-                f"the model's spec is incomplete or has unknown fields: {error}"
+                f"the model's spec is incomplete, or has unknown fields or values: {error}"
             ) from None
-        if spec.task not in get_args(Task):
-            raise ModelError(f"the model's spec has unknown task {spec.task!r}")
         if spec.task == "landmarks" and spec.crop is None:
             raise ModelError("the model's spec is for landmarks but has no crop rule")
         return spec
+
+
+def _check_values(spec: ModelSpec) -> None:
+    """Raise ValueError or TypeError where a value is of no use, whatever the decoder."""
+    for name, value, known in (
+        ("task", spec.task, get_args(Task)),
+        ("precision", spec.precision, get_args(Precision)),
+        ("input.channels", spec.input.channels, get_args(Channels)),
+    ):
+        if value not in known:
+            raise ValueError(f"{name} is {value!r}, known: {', '.join(known)}")
+    for name in ("name", "family", "architecture", "decoder", "layout"):
+        if not isinstance(getattr(spec, name), str):
+            raise TypeError(f"{name} must be a text")
+    if not isinstance(spec.decoder_params, dict) or not isinstance(spec.accuracy, dict):
+        raise TypeError("decoder_params and accuracy must be objects")
+    for side in (spec.input.width, spec.input.height):
+        if type(side) is not int or side < 0:
+            raise ValueError(f"input width and height must be whole pixels, got {side!r}")
+    numbers = [*spec.input.mean, *spec.input.std]
+    if spec.crop is not None:
+        numbers += [spec.crop.left, spec.crop.top, spec.crop.right, spec.crop.bottom]
+    if not all(math.isfinite(number) for number in numbers):
+        raise ValueError("mean, std and crop must be finite numbers")
 
 
 def _input_spec(record: Mapping[str, Any]) -> InputSpec:

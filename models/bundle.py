@@ -22,6 +22,7 @@ from typing import Any
 import tyro
 
 from facemark_export import checkpoint
+from facemark_sdk.files import replace_file
 
 ROOT = Path(__file__).parents[1]
 BUNDLE = ROOT / "models" / "facemark_models"
@@ -99,7 +100,8 @@ def write_card(name: str, folder: Path, speed: dict[str, Any]) -> None:
         "PROTOCOL": spec.accuracy["protocol"],
         "ACCURACY": accuracy_table(dict(spec.accuracy)),
         "PARITY": (
-            f"{parity['largest_px']:.1e} px at most over {parity['images']} images, "
+            f"{parity['largest_px']:.1e} px at most over {parity['structured_images']} structured "
+            f"images and {parity['photos']} photos, "
             f"{parity['argmax_flips']} argmax flips"
         ),
         "EPOCH": str(record["epoch"]),
@@ -110,14 +112,14 @@ def write_card(name: str, folder: Path, speed: dict[str, Any]) -> None:
     }
     for key, value in filled.items():
         text = text.replace(f"@{key}@", value)
-    checkpoint.replace(path.with_name("CARD.md"), lambda card: card.write_text(text))
+    replace_file(path.with_name("CARD.md"), lambda card: card.write_text(text))
 
 
 def pace(folder: Path) -> float:
     """Median training speed of a run's epochs in images a second."""
     with (folder / "log.csv").open(newline="") as file:
-        rows = [json.loads(row["figures"]) for row in csv.DictReader(file)]
-    return statistics.median(row["images_per_second"] for row in rows)
+        rows = list(csv.DictReader(file))
+    return statistics.median(float(row["images_per_second"]) for row in rows)
 
 
 def accuracy_table(accuracy: dict[str, Any]) -> str:

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -182,3 +184,41 @@ def test_bundled_models_on_the_example_photo(facemark: Run, photo: Path, tmp_pat
     table = facemark("models").stdout
     assert "retinaface_mnet025" in table
     assert "pipnet_lite0_68" in table
+
+
+@pytest.mark.parametrize("victim", ["input", "output", "folder"])
+def test_json_overwrites_no_picture(
+    detect: Run, pictures: list[Path], tmp_path: Path, victim: str
+) -> None:
+    out = tmp_path / "out.png"
+    path = {"input": pictures[2], "output": out, "folder": tmp_path}[victim]
+    before = pictures[2].read_bytes()
+    assert "--json must be" in failed(detect(pictures[2], "-o", out, "--json", path), 2)
+    assert pictures[2].read_bytes() == before
+    assert not out.exists()
+
+
+def test_file_names_that_are_not_utf8(detect: Run, pictures: list[Path], tmp_path: Path) -> None:
+    odd = os.fsencode(tmp_path) + b"/\xff.png"
+    Path(os.fsdecode(odd)).write_bytes(pictures[2].read_bytes())
+    lines = tmp_path / "out.jsonl"
+    result = detect(os.fsdecode(odd), "-o", tmp_path / "folder", "--json", lines)
+    assert result.returncode == 0, result
+    assert os.path.exists(os.fsencode(tmp_path) + b"/folder/\xff.png")
+    assert len(json.loads(lines.read_text())["faces"]) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_json_into_a_pipe(detect: Run, pictures: list[Path], tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor() as pool:
+        reader = pool.submit(pipe.read_text)
+        result = detect(pictures[2], "--json", pipe)
+        assert result.returncode == 0, result
+        assert len(json.loads(reader.result())["faces"]) == 1
+    assert pipe.is_fifo()
+
+
+def test_a_path_that_is_too_long(facemark: Run) -> None:
+    assert "no model" in failed(facemark("info", "x" * 5000))

@@ -25,7 +25,7 @@ def make_faces(count, rng):
     for i in range(count):
         scale, place = rng.uniform(40, 200), rng.uniform(20, 100, 2)
         points = (shape * [0.9, 1.0] * scale + place).astype(np.float32)
-        faces.append(AnnotatedFace(Path(f"{i}.png"), encoded, points))
+        faces.append(AnnotatedFace(Path(f"{i}.png"), str(i), encoded, points))
     return faces
 
 

@@ -22,7 +22,7 @@ from facemark_export.training.recipes import RECIPES
 from facemark_sdk import FaceDetector, LandmarkModel
 from facemark_sdk.backends import create_backend
 from facemark_sdk.decode.pip import OUTPUT_NAMES
-from facemark_sdk.errors import CheckpointError, ModelError
+from facemark_sdk.errors import CheckpointError, ImageError, ModelError
 from facemark_sdk.spec import METADATA_KEY, CropRule, ModelSpec
 
 SIZE = 96
@@ -96,7 +96,8 @@ def test_the_report_lies_beside_the_file(exported):
     stored = json.loads((out.parent / "model.onnx.report.json").read_text())
     assert stored["passed"] is True
     assert stored["largest_px"] == report.largest_px <= stored["tolerance_px"] == 0.05
-    assert stored["images"] == 21
+    assert (stored["structured_images"], stored["photos"]) == (21, 0)
+    assert stored["points"] == 21 * 68
     assert stored["argmax_flips"] == len(stored["flip_margins"])
 
 
@@ -196,3 +197,28 @@ def test_impossible_midpoints_are_refused(tmp_path, midpoint):
     ckpt, _ = random_checkpoint(tmp_path, RECIPES["retinaface_mnet025"][1].spec())
     with pytest.raises(ModelError, match="score_midpoint"):
         export_checkpoint(ckpt, tmp_path / "model.onnx", score_midpoint=midpoint)
+
+
+def test_a_detector_with_other_scores_is_not_written(tmp_path, monkeypatch):
+    ckpt, _ = random_checkpoint(tmp_path, RECIPES["retinaface_mnet025"][1].spec())
+    honest = export.write_onnx
+
+    def scaled(graph, spec, path):
+        graph.shift, shift = graph.shift + 0.5, graph.shift
+        honest(graph, spec, path)
+        graph.shift = shift
+
+    monkeypatch.setattr(export, "write_onnx", scaled)
+    with pytest.raises(ParityError, match="in scores"):
+        export_checkpoint(ckpt, tmp_path / "model.onnx")
+    assert not (tmp_path / "model.onnx").exists()
+
+
+def test_photos_are_counted_and_must_be_photos(tmp_path, photo, exported):
+    ckpt = exported[0]
+    out = tmp_path / "model.onnx"
+    assert export_checkpoint(ckpt, out, photos=[photo, photo]).photos == 2
+    (tmp_path / "x.jpg").write_text("no photo")
+    with pytest.raises(ImageError, match=r"x\.jpg"):
+        export_checkpoint(ckpt, tmp_path / "other.onnx", photos=[tmp_path / "x.jpg"])
+    assert not (tmp_path / "other.onnx").exists()

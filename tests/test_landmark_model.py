@@ -1,16 +1,18 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from conftest import CROP, SCORE
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from facemark_sdk import FacemarkError, ImageError, LandmarkModel
+from facemark_sdk import FacemarkError, ImageError, LandmarkModel, ModelError
 from facemark_sdk import landmark_model as module
 
 Scene = Callable[..., NDArray[np.uint8]]
@@ -86,3 +88,35 @@ def test_bad_boxes_and_images(landmark_model: LandmarkModel, photo: Path) -> Non
         landmark_model.predict(photo, [[10, 10, 5, 5]])
     with pytest.raises(ImageError):
         landmark_model.predict("nix.jpg", [[0, 0, 5, 5]])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"layout": "kps5"}, "neighbours table"),
+        ({"decoder": "nix"}, "nix"),
+        ({"precision": "fp99"}, "precision"),
+    ],
+)
+def test_spec_that_does_not_fit(
+    landmark_file: Path, tmp_path: Path, change: dict[str, str], message: str
+) -> None:
+    model = onnx.load(landmark_file)
+    record = json.loads(model.metadata_props[0].value) | change
+    model.metadata_props[0].value = json.dumps(record)
+    onnx.save(model, tmp_path / "x.onnx")
+    with pytest.raises(ModelError, match=message):
+        LandmarkModel(tmp_path / "x.onnx", backend="cpu")
+
+
+def test_graph_without_the_outputs_that_the_decoder_reads(
+    landmark_file: Path, tmp_path: Path
+) -> None:
+    model = onnx.load(landmark_file)
+    for node in model.graph.node:
+        node.output[:] = ["points" if name == "cls" else name for name in node.output]
+    for output in model.graph.output:
+        output.name = "points" if output.name == "cls" else output.name
+    onnx.save(model, tmp_path / "x.onnx")
+    with pytest.raises(ModelError, match="needs the outputs cls"):
+        LandmarkModel(tmp_path / "x.onnx", backend="cpu")

@@ -26,10 +26,11 @@ from facemark_export.training.landmark_data import (
     split_by_photo,
     weighted_order,
 )
+from facemark_export.training.loop import TrainingError
 from facemark_export.training.pipnet import pip_losses, pip_targets
 from facemark_export.training.recipes.pipnet import PipnetRecipe
 from facemark_sdk.decode.pip import OUTPUT_NAMES, decode_pip, merge_weights, nearest_neighbours
-from facemark_sdk.errors import DataError, ModelError
+from facemark_sdk.errors import CheckpointError, DataError, ModelError
 from facemark_sdk.layouts import get_layout
 
 IBUG68 = get_layout("ibug68")
@@ -232,7 +233,7 @@ def test_all_faces_of_a_photo_are_on_one_side(tmp_path):
         tmp_path / "set", [f"{photo}_{n}.png" for photo in range(60) for n in (1, 2)]
     )
     train, held_out = split_by_photo(read_faces(folder, "ibug68", 68))
-    photos = [{photo_of(face.path) for face in part} for part in (train, held_out)]
+    photos = [{face.photo for face in part} for part in (train, held_out)]
     assert photos[0] | photos[1] == {str(n) for n in range(60)}
     assert not photos[0] & photos[1]
     assert all(is_held_out(photo) for photo in photos[1])
@@ -324,3 +325,37 @@ def test_the_recipe_states_what_it_trained(tmp_path):
 def test_weights_must_match_the_folders(tmp_path):
     with pytest.raises(DataError, match="2 weights for 1"):
         PipnetRecipe(weights=(1.0, 2.0)).build([tmp_path])
+
+
+@pytest.mark.parametrize(
+    "setting", [{"size": 100}, {"architecture": "vgg"}, {"weights": (0.0,)}, {"neighbours": 68}]
+)
+def test_impossible_recipes_are_refused_by_name(setting):
+    with pytest.raises(TrainingError, match=next(iter(setting))):
+        PipnetRecipe(**setting)
+
+
+def test_a_trunk_without_imagenet_weights_says_so():
+    with pytest.raises(CheckpointError, match="--no-imagenet"):
+        build_pipnet("resnet18", 68, 10).load_imagenet()
+
+
+@pytest.mark.parametrize(
+    ("record", "photo"),
+    [
+        ({"image": "images/18489332_10.jpg"}, "18489332"),
+        ({"image": "IMG_1234.jpg"}, "IMG_1234"),
+        ({"image": "frame_000001.png"}, "frame_000001"),
+        ({"image": "a_1.jpg", "photo": "holiday/7"}, "holiday/7"),
+    ],
+)
+def test_the_photo_of_an_image(record, photo):
+    assert photo_of(record) == photo
+
+
+def test_large_photos_are_averaged_not_sampled():
+    """A fine checkerboard shrinks to its mean, as it does in the SDK's crops."""
+    board = (np.indices((800, 800)).sum(axis=0) % 2 * 255).astype(np.uint8)
+    image = np.repeat(board[..., None], 3, axis=2)
+    crop = cut(image, crop_matrix((400.0, 400.0, 640.0), 64), 64)
+    assert abs(crop.astype(int) - 128).max() <= 2

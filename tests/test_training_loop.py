@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 import subprocess
 import sys
@@ -118,7 +117,8 @@ def test_best_and_last_are_kept_with_spec_and_recipe(tmp_path):
     assert best.record["recipe"] == "toy"
     assert best.record["settings"]["learning_rate"] == RECIPE.learning_rate
     rows = list(csv.DictReader((tmp_path / "run" / "log.csv").open()))
-    assert [json.loads(row["figures"])["error"] for row in rows] == [3.0, 1.0, 2.0]
+    assert [float(row["error"]) for row in rows] == [3.0, 1.0, 2.0]
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
 
 
 def test_a_loss_that_is_not_a_number_stops_and_keeps_the_last_good_checkpoint(tmp_path):
@@ -180,3 +180,35 @@ def test_the_command_reports_misuse_without_a_traceback(tmp_path, arguments, sta
     assert done.returncode == status, done.stderr
     assert message in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_only_settings_that_change_no_step_may_differ_when_resuming(tmp_path):
+    run(Toy(), tmp_path / "run", recipe=replace(RECIPE, epochs=1)).train()
+    run(Toy(), tmp_path / "run", recipe=replace(RECIPE, epochs=2, workers=1), resume=True)
+    with pytest.raises(TrainingError, match="batch_size was 4, is 7"):
+        run(Toy(), tmp_path / "run", recipe=replace(RECIPE, batch_size=7), resume=True)
+    with pytest.raises(TrainingError, match="holds no run"):
+        run(Toy(), tmp_path / "empty", resume=True)
+
+
+def test_a_figure_that_is_not_a_number_is_never_the_best(tmp_path):
+    task = Toy()
+    task.errors = iter([float("nan"), 1.0, float("nan")])
+    run(task, tmp_path / "run").train()
+    assert checkpoint.read(tmp_path / "run" / "best.safetensors").record["epoch"] == 2
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [{"epochs": 0}, {"batch_size": 0}, {"workers": -1}, {"learning_rate": 0}, {"ema_decay": 1.0},
+     {"validate_every": 0}, {"checkpoint_minutes": float("nan")}],
+)  # fmt: skip
+def test_impossible_settings_are_refused_by_name(setting):
+    with pytest.raises(TrainingError, match=next(iter(setting))):
+        replace(RECIPE, **setting)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_cuda_is_not_silently_replaced(tmp_path):
+    with pytest.raises(TrainingError, match="CUDA"):
+        run(Toy(), tmp_path / "run", recipe=replace(RECIPE, device="cuda"))

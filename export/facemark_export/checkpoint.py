@@ -7,9 +7,8 @@ checkpoint from a stranger runs none of its code.
 from __future__ import annotations
 
 import json
-import os
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from facemark_sdk.errors import CheckpointError
+from facemark_sdk.files import replace_file
 from facemark_sdk.spec import METADATA_KEY, ModelSpec
 
 _RECORD_KEY = "facemark_training"
@@ -34,23 +34,13 @@ class Checkpoint:
     record: Mapping[str, Any]
 
 
-def replace(path: Path, write_to: Callable[[Path], object]) -> None:
-    """Write a file under a temporary name and rename it, so that `path` is never half-written."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write_to(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def write(
     path: Path, weights: Mapping[str, Tensor], spec: ModelSpec, record: Mapping[str, Any]
 ) -> None:
     """Write a checkpoint; `record` holds recipe, settings, figures; paths become strings."""
     tensors = {k: v.detach().cpu().contiguous() for k, v in weights.items()}
     metadata = {METADATA_KEY: spec.to_json(), _RECORD_KEY: json.dumps(record, default=str)}
-    replace(path, lambda temporary: save_file(tensors, temporary, metadata))
+    replace_file(path, lambda temporary: save_file(tensors, temporary, metadata))
 
 
 def read(path: Path) -> Checkpoint:

@@ -47,6 +47,8 @@ def export(
             f1_threshold that facemark-train logs.
         accuracy: A JSON file of measured figures to state in the spec.
     """
+    if crop_data and crop_detector is None:
+        raise DataError("--crop-data is for --crop-detector, which is missing")
     console = Console(stderr=True)
     crop = _fit(console, ckpt, crop_detector, crop_data) if crop_detector else None
     with console.status("exporting and comparing with torch ..."):
@@ -99,10 +101,11 @@ def _show(console: Console, out: Path, report: ParityReport) -> None:
     table = Table(title=f"{out} against torch")
     table.add_column("check")
     table.add_column("value", justify="right")
-    table.add_row("images", f"{report.images}{' (real ones too)' if report.calibrated else ''}")
+    table.add_row("structured images, photos", f"{report.structured_images}, {report.photos}")
     table.add_row("largest difference of raw outputs", f"{report.largest_map_difference:.2e}")
     table.add_row("largest difference of points", f"{report.largest_px:.2e} px")
     table.add_row("mean difference of points", f"{report.mean_px:.2e} px")
+    table.add_row("largest difference of scores", f"{report.largest_score_difference:.2e}")
     table.add_row("argmax flips", str(report.argmax_flips))
     table.add_row("size", f"{out.stat().st_size / 1e6:.2f} MB")
     console.print(table)

@@ -16,6 +16,7 @@ from facemark_export.onnx_file import write_onnx
 from facemark_export.parity import ParityReport, check_parity
 from facemark_sdk import __version__
 from facemark_sdk.errors import CheckpointError, FacemarkError, ModelError
+from facemark_sdk.files import replace_file
 from facemark_sdk.spec import CropRule
 
 
@@ -79,13 +80,14 @@ def export_checkpoint(
         if not report.passed:
             raise ParityError(
                 f"torch and the exported file differ by {report.largest_px:.3f} px "
-                f"(tolerance {report.tolerance_px} px); {out} is not written"
+                f"(tolerance {report.tolerance_px}) and {report.largest_score_difference:.4f} in "
+                f"scores (tolerance {report.tolerance_score}); {out} is not written"
             )
         reports.append(report)
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    checkpoint.replace(out, write)
+    replace_file(out, write)
     record = {"model": out.name, "checkpoint": ckpt.name, **reports[0].to_dict()}
     text = json.dumps(record, indent=2) + "\n"
-    checkpoint.replace(out.with_name(f"{out.name}.report.json"), lambda t: t.write_text(text))
+    replace_file(out.with_name(f"{out.name}.report.json"), lambda t: t.write_text(text))
     return reports[0]

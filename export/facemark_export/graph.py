@@ -9,9 +9,8 @@ from torch import Tensor, nn
 
 from facemark_export.networks.normalise import Normalise
 from facemark_sdk.decode.pip import OUTPUT_NAMES as PIP_OUTPUTS
+from facemark_sdk.detect.retinaface import OUTPUT_NAMES as DETECTION_OUTPUTS
 from facemark_sdk.spec import ModelSpec
-
-RETINAFACE_OUTPUTS = ("loc", "scores", "landms")
 
 
 class ExportGraph(nn.Module):
@@ -29,7 +28,7 @@ class ExportGraph(nn.Module):
         # raw scores are too high: the one where precision and recall balance is made to read 0.5.
         midpoint = float(spec.decoder_params.get("score_midpoint", 0.5))
         self.shift = math.log(midpoint / (1 - midpoint))
-        self.outputs = RETINAFACE_OUTPUTS if self.detects else PIP_OUTPUTS
+        self.outputs = DETECTION_OUTPUTS if self.detects else PIP_OUTPUTS
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """The outputs in the order of `outputs`."""

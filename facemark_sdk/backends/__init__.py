@@ -52,6 +52,8 @@ def _auto(model: Path, threads: int | None) -> Backend:
     return backend
 
 
+MAX_THREADS = 1024
+
 BACKENDS: dict[str, Callable[[Path, int | None], Backend]] = {
     "auto": _auto,
     "cpu": _ort("cpu"),
@@ -73,8 +75,10 @@ def create_backend(name: str, model: Path, threads: int | None = None) -> Backen
         BackendError: Unknown name, or the runtime is not installed or does not start.
         ModelError: The file is missing, damaged or foreign.
     """
-    if threads is not None and (type(threads) is not int or threads < 1):
-        raise BackendError(f"threads must be a whole number of at least 1 or None, got {threads!r}")
+    if threads is not None and (type(threads) is not int or not 1 <= threads <= MAX_THREADS):
+        raise BackendError(
+            f"threads must be a whole number from 1 to {MAX_THREADS} or None, got {threads!r}"
+        )
     try:
         create = BACKENDS[name]
     except (KeyError, TypeError):

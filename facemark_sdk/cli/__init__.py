@@ -5,6 +5,8 @@ Exit status 0 when all was done, 1 when a job failed (one line on stderr), 2 for
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 from collections.abc import Sequence
 
@@ -40,12 +42,21 @@ def run(args: Sequence[str] | None = None) -> int:
         description=DESCRIPTION,
         args=args,
     )
+    for stream in (sys.stdout, sys.stderr):  # file names may hold what a terminal cannot show
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         return command.run()
     except UsageError as error:
         complain(error)
         return WRONG_USE
     except FacemarkError as error:
+        complain(error)
+        return FAILED
+    except BrokenPipeError:  # the reader of our output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
         complain(error)
         return FAILED
     except KeyboardInterrupt:

