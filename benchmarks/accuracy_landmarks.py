@@ -1,8 +1,8 @@
 """Landmark accuracy on held-out photos, with boxes from our own detector.
 
 Protocol: held-out photos of the given folders (by hash of the photo's name, as the recipes split
-them); each face's box is the detection that holds most of its points; a face that is not found
-counts as a failure and, for the NME, with the error of the mean shape in the middle of the photo.
+them); each face's box is the detection that overlaps its points' bounding box most, by an IoU of 0.3
+at least; a face that is not found counts as a failure and, for the NME, with the error of the mean shape in the middle of the photo.
 NME: mean over 68 points, over the distance of the outer eye corners (36-45). Failure: NME > 0.10.
 
     python benchmarks/accuracy_landmarks.py MODEL --detector D --data DIR... [--json F] [--sheet F]

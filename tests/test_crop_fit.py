@@ -90,8 +90,9 @@ def test_faces_that_are_not_found_are_counted():
         fit_crop_rule(Sees(faces, lambda _: np.empty((0, 4))), faces, GROWTH)
 
 
-def test_among_several_boxes_the_one_with_the_points_is_taken():
+def test_among_several_boxes_the_one_that_fits_the_points_is_taken():
     (face,) = make_faces(1, np.random.default_rng(3))
     right = box_with_forehead(face)
-    boxes = np.stack([right + 400, right, right - 300])
+    around = right + np.array([-150, -20, 150, 20])  # holds all points, but is another box
+    boxes = np.stack([right + 400, around, right, right - 300])
     np.testing.assert_allclose(box_of(Sees([face], lambda _: boxes), face), right, rtol=1e-6)

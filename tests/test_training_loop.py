@@ -212,3 +212,15 @@ def test_impossible_settings_are_refused_by_name(setting):
 def test_cuda_is_not_silently_replaced(tmp_path):
     with pytest.raises(TrainingError, match="CUDA"):
         run(Toy(), tmp_path / "run", recipe=replace(RECIPE, device="cuda"))
+
+
+def test_fine_tuning_starts_from_a_checkpoint(tmp_path):
+    run(Toy(), tmp_path / "first", recipe=replace(RECIPE, epochs=1)).train()
+    start = tmp_path / "first" / "best.safetensors"
+    second = run(Toy(), tmp_path / "second", recipe=replace(RECIPE, init=start))
+    for key, value in checkpoint.read(start).weights.items():
+        assert torch.equal(second.network.state_dict()[key], value), key
+    other = Toy()
+    other.network = nn.Linear(2, 2)
+    with pytest.raises(CheckpointError, match="another network"):
+        run(other, tmp_path / "third", recipe=replace(RECIPE, init=start))

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from facemark_export import checkpoint
 from facemark_export.networks.normalise import Normalise
-from facemark_sdk.errors import FacemarkError
+from facemark_sdk.errors import CheckpointError, FacemarkError
 from facemark_sdk.files import replace_file
 from facemark_sdk.spec import ModelSpec
 
@@ -83,6 +83,8 @@ class LoopRecipe:
     """Decay of the averaged weights that are validated and kept; 0 keeps the raw weights."""
     clip_norm: float = 10.0
     """The gradient is scaled down to this norm where it is larger."""
+    init: Path | None = None
+    """Start from this checkpoint's weights (fine-tuning); it must be of the same network."""
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     """Arithmetic of the forward pass (autocast); losses and weights stay float32."""
     seed: int = 0
@@ -174,6 +176,13 @@ class _Ema:
                 self.state[key].copy_(value)
 
 
+def _load_weights(network: nn.Module, path: Path) -> None:
+    try:
+        network.load_state_dict(dict(checkpoint.read(path).weights))
+    except RuntimeError as error:
+        raise CheckpointError(f"{path} is of another network: {error}") from None
+
+
 class Run:
     """A training run in a folder: ``last`` and ``best`` checkpoints, ``log.csv``, resume.
 
@@ -187,7 +196,7 @@ class Run:
 
     Raises:
         TrainingError: The folder holds a run and `resume` is off, or holds another recipe's.
-        CheckpointError: The stored state cannot be read.
+        CheckpointError: The stored state, or the checkpoint to start from, cannot be used.
     """
 
     def __init__(
@@ -200,6 +209,8 @@ class Run:
             raise TrainingError("device is cuda, but PyTorch finds no CUDA; use auto or cpu")
         cuda = torch.cuda.is_available() if recipe.device == "auto" else recipe.device == "cuda"
         self.device = torch.device("cuda" if cuda else "cpu")
+        if recipe.init is not None and not resume:
+            _load_weights(task.network, recipe.init)
         self.network = task.network.to(self.device, memory_format=torch.channels_last)
         self.normalise = Normalise(task.spec.input).to(self.device)
         weights = list(self.network.parameters())

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from facemark_export import checkpoint
 from facemark_export.networks.pipnet import ARCHITECTURES, build_pipnet
 from facemark_export.training.augment import (
     Augmentation,
@@ -46,8 +45,6 @@ class PipnetRecipe(LoopRecipe):
     """Names of --data folders that are all used for training (machine-made annotations)."""
     imagenet: bool = True
     """Start the trunk from ImageNet weights where a package carries them."""
-    init: Path | None = None
-    """Start from this checkpoint's weights instead."""
     augmentation: Augmentation = field(default_factory=Augmentation)
     training_data: str = "unstated"
     """Names and terms of the data, as the exported model will state them."""
@@ -104,9 +101,7 @@ class PipnetRecipe(LoopRecipe):
         ]
         spec = self.model_spec(np.mean(shapes, axis=0))
         network = build_pipnet(self.architecture, layout.num_points, self.neighbours)
-        if self.init is not None:
-            network.load_state_dict(checkpoint.read(self.init).weights)
-        elif self.imagenet:
+        if self.imagenet and self.init is None:
             network.load_imagenet()
         weights = self.weights or (1.0,) * len(folders)
         return PipnetTask(network, spec, folders, weights, held_out, self.growth, self.augmentation)
