@@ -1,8 +1,9 @@
 """Landmark accuracy on held-out photos, with boxes from our own detector.
 
 Protocol: held-out photos of the given folders (by hash of the photo's name, as the recipes split
-them); each face's box is the detection that overlaps its points' bounding box most, by an IoU of 0.3
-at least; a face that is not found counts as a failure and, for the NME, with the error of the mean shape in the middle of the photo.
+them); each face's box is the detection that overlaps its points' bounding box most, by an IoU of
+0.3 at least; a face that is not found counts as a failure and, for the NME, with the error of the
+mean shape in the middle of the photo.
 NME: mean over 68 points, over the distance of the outer eye corners (36-45). Failure: NME > 0.10.
 
     python benchmarks/accuracy_landmarks.py MODEL --detector D --data DIR... [--json F] [--sheet F]
@@ -69,14 +70,15 @@ def main(
         ]
     figures = {name: summary(rows) for name, rows in judged.items()}
     rows = [row for part in judged.values() for row in part]
-    figures["all"] = summary(rows)
-    show(figures)
+    overall = summary(rows)
+    show({**figures, "all": overall})
     if json_file is not None:
         protocol = (
             f"held-out photos of {' + '.join(judged)}, boxes from {faces_of.spec.name}, "
             "inter-ocular (36-45), 68 points, failure at NME > 0.10 or no detection"
         )
-        json_file.write_text(json.dumps({"protocol": protocol, **figures}, indent=2) + "\n")
+        record = {"protocol": protocol, **overall, "sets": figures}
+        json_file.write_text(json.dumps(record, indent=2) + "\n")
     if sheet is not None:
         cv2.imwrite(str(sheet), draw_sheet(rows))
 

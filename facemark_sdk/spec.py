@@ -130,11 +130,14 @@ class ModelSpec:
                     "crop": None if crop is None else CropRule(**crop),
                 }
             )
-            _check_values(spec)
         except (KeyError, TypeError, ValueError) as error:
             raise ModelError(
-                f"the model's spec is incomplete, or has unknown fields or values: {error}"
+                f"the model's spec is incomplete or has unknown fields: {error}"
             ) from None
+        try:
+            _check_values(spec)
+        except (TypeError, ValueError) as error:
+            raise ModelError(f"the model's spec has an unusable value: {error}") from None
         if spec.task == "landmarks" and spec.crop is None:
             raise ModelError("the model's spec is for landmarks but has no crop rule")
         return spec

@@ -124,15 +124,17 @@ def pace(folder: Path) -> float:
 
 def accuracy_table(accuracy: dict[str, Any]) -> str:
     """The figures of a spec as a Markdown table: a row a set, or a row a figure."""
-    accuracy.pop("protocol")
-    sets = {name: row for name, row in accuracy.items() if isinstance(row, dict)}
+    figures = {k: v for k, v in accuracy.items() if isinstance(v, int | float)}
+    sets = accuracy.get("sets")
     if not sets:
-        rows = [f"| {name.replace('_', ' ')} | {value:g} |" for name, value in accuracy.items()]
+        rows = [f"| {name.replace('_', ' ')} | {value:g} |" for name, value in figures.items()]
         return "\n".join(["| figure | value |", "|---|---|", *rows])
-    columns = list(next(iter(sets.values())))
-    head = f"| set | {' | '.join(c.replace('_', ' ') for c in columns)} |"
-    rows = [f"| {n} | {' | '.join(f'{r[c]:g}' for c in columns)} |" for n, r in sets.items()]
-    return "\n".join([head, "|---" * (len(columns) + 1) + "|", *rows])
+    head = f"| set | {' | '.join(c.replace('_', ' ') for c in figures)} |"
+    rows = [
+        f"| {name} | {' | '.join(f'{row[c]:g}' for c in figures)} |"
+        for name, row in {**sets, "all": figures}.items()
+    ]
+    return "\n".join([head, "|---" * (len(figures) + 1) + "|", *rows])
 
 
 if __name__ == "__main__":

@@ -20,11 +20,17 @@ def test_json_there_and_back(spec: ModelSpec) -> None:
         assert ModelSpec.from_json(one.to_json()) == one
 
 
+NAN_CROP = {**dict.fromkeys(("left", "top", "right", "bottom"), float("nan")), "square": True}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"schema": 2}, "schema 2"),
-        ({"task": "cooking"}, "unknown task"),
+        ({"task": "cooking"}, "task is 'cooking'"),
+        ({"precision": "fp99"}, "precision is 'fp99'"),
+        ({"layout": []}, "layout must be a text"),
+        ({"crop": NAN_CROP}, "finite"),
         ({"crop": None}, "no crop rule"),
         ({"crop": {"left": 0}}, "incomplete"),
         ({"surprise": 1}, "unknown fields"),

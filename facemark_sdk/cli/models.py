@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import tyro
 from rich.console import Console
@@ -38,9 +37,7 @@ def _row(name: str) -> tuple[str, ...]:
     path = resolve_model(name)
     spec = read_spec(create_backend("cpu", path, 1), path)
     size = f"{path.stat().st_size / 1e6:.1f} MB"
-    accuracy = ", ".join(f"{key} {_figure(value)}" for key, value in spec.accuracy.items())
+    # The figures over all data; the protocol and the figures of parts are in `facemark info`.
+    figures = {k: v for k, v in spec.accuracy.items() if isinstance(v, int | float)}
+    accuracy = ", ".join(f"{key} {value:.4g}" for key, value in figures.items())
     return name, spec.task, spec.layout, size, spec.precision, accuracy or "not stated"
-
-
-def _figure(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
