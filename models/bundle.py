@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,20 +40,21 @@ def main(detector_run: Path, landmark_run: Path, data: Path, threads: int = 2) -
         threads: CPU threads for measuring.
     """
     folders = [str(data / "landmarks68" / name) for name in ("helen_train", "afw")]
-    ckpt = detector_run / "best.safetensors"
-    midpoint = checkpoint.read(ckpt).record["validation"]["f1_threshold"]
-    bundle(
+    scenes, photos = data / "scenes", data / "landmarks68" / "afw"
+    detector = Making(
         DETECTOR,
-        ckpt,
-        ["--score-midpoint", f"{midpoint:.4f}"],
-        ["benchmarks/accuracy_detection.py", "--data", str(data / "scenes")],
+        detector_run / "best.safetensors",
+        ("--calibration", str(scenes)),
+        ("benchmarks/accuracy_detection.py", "--data", str(scenes)),
     )
-    bundle(
+    midpoint = detector.measure(detector.export())["balance_score"]
+    detector.bundle("--score-midpoint", f"{midpoint:.4f}")
+    Making(
         LANDMARKS,
         landmark_run / "best.safetensors",
-        ["--crop-detector", str(BUNDLE / DETECTOR / "model.onnx"), "--crop-data", *folders],
-        ["benchmarks/accuracy_landmarks.py", "--data", *folders],
-    )
+        ("--calibration", str(photos)),
+        ("benchmarks/accuracy_landmarks.py", "--data", *folders),
+    ).bundle("--crop-detector", DETECTOR, "--crop-data", *folders)
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "speed.json"
         run("examples/benchmark.py", "--threads", str(threads), "--json", str(report))
@@ -61,15 +63,37 @@ def main(detector_run: Path, landmark_run: Path, data: Path, threads: int = 2) -
     write_card(LANDMARKS, landmark_run, speed)
 
 
-def bundle(name: str, ckpt: Path, options: list[str], measure: list[str]) -> None:
-    """Export, measure the exported file, and export again with the figures in its spec."""
-    out = BUNDLE / name / "model.onnx"
-    export = ["-m", "facemark_export.cli", "--ckpt", str(ckpt), "-o", str(out), "--name", name]
-    with tempfile.TemporaryDirectory() as folder:
-        figures = Path(folder) / "figures.json"
-        run(*export, *options)
-        run(measure[0], str(out), *measure[1:], "--json", str(figures))
-        run(*export, *options, "--accuracy", str(figures))
+@dataclass(frozen=True)
+class Making:
+    """One model in the making: its name, its checkpoint, how it is exported and measured."""
+
+    name: str
+    ckpt: Path
+    options: tuple[str, ...]
+    measuring: tuple[str, ...]
+
+    def export(self, *options: str) -> Path:
+        """Write model.onnx and its report into the bundle."""
+        out = BUNDLE / self.name / "model.onnx"
+        command = ("--ckpt", str(self.ckpt), "-o", str(out), "--name", self.name)
+        run("-m", "facemark_export.cli", *command, *self.options, *options)
+        return out
+
+    def measure(self, model: Path) -> dict[str, Any]:
+        """Measured figures of an exported file."""
+        program, *arguments = self.measuring
+        with tempfile.TemporaryDirectory() as folder:
+            figures = Path(folder) / "figures.json"
+            run(program, str(model), *arguments, "--json", str(figures))
+            return dict(json.loads(figures.read_text()))
+
+    def bundle(self, *options: str) -> None:
+        """Export, measure what was exported, and export again with the figures in the spec."""
+        figures = self.measure(self.export(*options))
+        with tempfile.TemporaryDirectory() as folder:
+            stated = Path(folder) / "accuracy.json"
+            stated.write_text(json.dumps(figures))
+            self.export(*options, "--accuracy", str(stated))
 
 
 def run(*command: str) -> None:
