@@ -125,7 +125,7 @@ def test_a_detector_takes_any_multiple_of_its_stride(tmp_path):
     spec = RECIPES["retinaface_mnet025"][1].spec()
     ckpt, network = random_checkpoint(tmp_path, spec)
     out = tmp_path / "detector.onnx"
-    export_checkpoint(ckpt, out)
+    export_checkpoint(ckpt, out, det_size=320)
     backend = create_backend("cpu", out)
     graph = ExportGraph(network, spec).eval()
     for shape in ((1, 32, 32, 3), (2, 96, 160, 3), (3, 64, 32, 3)):
@@ -137,7 +137,9 @@ def test_a_detector_takes_any_multiple_of_its_stride(tmp_path):
             np.testing.assert_allclose(outputs[name], tensor.numpy(), atol=1e-3)
         assert (outputs["scores"] >= 0).all()
         assert (outputs["scores"] <= 1).all()
-    FaceDetector(out, backend="cpu")(np.zeros((50, 333, 3), np.uint8))
+    detector = FaceDetector(out, backend="cpu")
+    assert detector.det_size == 320
+    detector(np.zeros((50, 333, 3), np.uint8))
 
 
 def test_another_crop_rule_goes_into_the_spec(tmp_path, mean_face):

@@ -32,6 +32,7 @@ def export(
     crop_detector: str | None = None,
     crop_data: tuple[Path, ...] = (),
     score_midpoint: float | None = None,
+    det_size: int | None = None,
     accuracy: Path | None = None,
 ) -> None:
     """Export a checkpoint to one self-describing ONNX file and prove that it computes the same.
@@ -45,6 +46,7 @@ def export(
         crop_data: The landmark model's training folders, for --crop-detector.
         score_midpoint: The detector's own score that shall read 0.5 in the file, for example the
             balance_score that facemark-train logs.
+        det_size: The detector's default longest side of the image as the network sees it.
         accuracy: A JSON file of measured figures to state in the spec.
     """
     if crop_data and crop_detector is None:
@@ -58,6 +60,7 @@ def export(
             name=name,
             crop=crop,
             score_midpoint=score_midpoint,
+            det_size=det_size,
             accuracy=None if accuracy is None else _figures(accuracy),
             photos=_photos(calibration),
         )

@@ -31,6 +31,7 @@ def export_checkpoint(
     name: str | None = None,
     crop: CropRule | None = None,
     score_midpoint: float | None = None,
+    det_size: int | None = None,
     accuracy: Mapping[str, Any] | None = None,
     photos: Sequence[Path] = (),
 ) -> ParityReport:
@@ -43,6 +44,7 @@ def export_checkpoint(
         crop: The crop rule for detector boxes; the checkpoint's own when None.
         score_midpoint: For detectors, the network's own score that shall read 0.5; None leaves
             scores alone.
+        det_size: For detectors, the default longest side of the image as the network sees it.
         accuracy: Measured figures for the spec.
         photos: Real images for the parity check.
 
@@ -62,6 +64,10 @@ def export_checkpoint(
         if stored.spec.task != "detection" or not 0 < score_midpoint < 1:
             raise ModelError("score_midpoint is for detectors, a number between 0 and 1")
         params["score_midpoint"] = score_midpoint
+    if det_size is not None:
+        if stored.spec.task != "detection" or det_size < 1:
+            raise ModelError("det_size is for detectors, a whole number above 0")
+        params["det_size"] = det_size
     spec = dataclasses.replace(
         stored.spec,
         decoder_params=params,
