@@ -86,17 +86,17 @@ def main(
 def scene_figures(
     every: FaceDetector, usual: FaceDetector, scenes: list[Scene]
 ) -> tuple[dict[str, float], Curve]:
-    """Precision and recall at the usual score; average precision and balance over all scores."""
+    """Precision and recall at the usual score; average precision and best F1 over all scores."""
     curve = scene_curve(every, scenes)
     precision, recall = scene_curve(usual, scenes).at(SCORE)
-    threshold, both = curve.balance()
+    threshold, f1 = curve.best()
     figures = {
         "faces": int(sum((sides(scene.boxes) >= SMALLEST).sum() for scene in scenes)),
         "precision": precision,
         "recall": recall,
         "average_precision": average_precision(curve),
-        "balance": both,
-        "balance_score": threshold,
+        "best_f1": f1,
+        "best_f1_score": threshold,
     }
     return {name: round(value, 4) for name, value in figures.items()}, curve
 

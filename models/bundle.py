@@ -28,7 +28,7 @@ from facemark_sdk.files import replace_file
 ROOT = Path(__file__).parents[1]
 BUNDLE = ROOT / "models" / "facemark_models"
 DET_SIZE = 576
-"""Of 448, 512, 576 and 640 the best balance of precision and recall on held-out scenes."""
+"""Of 448, 512, 576 and 640 the best F1 on held-out scenes."""
 DETECTOR, LANDMARKS = "retinaface_mnet025", "pipnet_lite0_68"
 
 
@@ -49,7 +49,7 @@ def main(detector_run: Path, landmark_run: Path, data: Path, threads: int = 2) -
         ("--calibration", str(scenes), "--det-size", str(DET_SIZE)),
         ("benchmarks/accuracy_detection.py", "--data", str(scenes)),
     )
-    midpoint = detector.measure(detector.export())["balance_score"]
+    midpoint = detector.measure(detector.export())["best_f1_score"]
     detector.bundle("--score-midpoint", f"{midpoint:.4f}")
     Making(
         LANDMARKS,

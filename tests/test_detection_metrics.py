@@ -51,7 +51,7 @@ def test_images_without_truths_or_detections() -> None:
     ]
     assert match_detections(nothing, np.empty(0, np.float32), FACE, NONE_IGNORED).shape == (0,)
     curve = precision_recall(np.empty(0, np.float32), np.empty(0, np.int8), 3)
-    assert (average_precision(curve), curve.at(0.5), curve.balance()) == (
+    assert (average_precision(curve), curve.at(0.5), curve.best()) == (
         0.0,
         (1.0, 0.0),
         (1.0, 0.0),
@@ -65,7 +65,7 @@ def test_a_known_curve() -> None:
     np.testing.assert_allclose(curve.precision, [1, 1 / 2, 2 / 3, 1 / 2])
     np.testing.assert_allclose(curve.recall, [1 / 4, 1 / 4, 2 / 4, 2 / 4])
     assert curve.at(0.65) == (pytest.approx(2 / 3), 0.5)
-    assert curve.balance() == (pytest.approx(0.6), 0.5)
+    assert curve.best() == (pytest.approx(0.6), pytest.approx(4 / 7))
     assert average_precision(curve) == pytest.approx(1 / 4 + 1 / 4 * 2 / 3)
 
 
@@ -86,12 +86,12 @@ def test_curves_are_well_formed(seed: int) -> None:
     ) == average_precision(curve)
 
 
-def test_balance_is_between_two_scores() -> None:
+def test_the_best_threshold_is_between_two_scores() -> None:
     scores = np.float32([0.9, 0.8, 0.6, 0.4])
     curve = precision_recall(scores, np.int8([HIT, HIT, MISS, HIT]), 4)
-    threshold, both = curve.balance()
-    assert both == 0.75  # of three quarters found, and one of four wrong
+    threshold, f1 = curve.best()
+    assert f1 == pytest.approx(0.75)  # three quarters found, one detection of four wrong
     assert threshold == pytest.approx(0.2)
     assert curve.at(threshold) == (0.75, 0.75)
     nothing = precision_recall(np.empty(0, np.float32), np.empty(0, np.int8), 4)
-    assert nothing.balance() == (1.0, 0.0)
+    assert nothing.best() == (1.0, 0.0)

@@ -45,7 +45,7 @@ def export(
         crop_detector: Fit the crop rule for the boxes of this detector (a name or an ONNX file).
         crop_data: The landmark model's training folders, for --crop-detector.
         score_midpoint: The detector's own score that shall read 0.5 in the file, for example the
-            balance_score that facemark-train logs.
+            f1_threshold that facemark-train logs.
         det_size: The detector's default longest side of the image as the network sees it.
         accuracy: A JSON file of measured figures to state in the spec.
     """

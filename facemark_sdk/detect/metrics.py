@@ -34,19 +34,20 @@ class Curve:
             return 1.0, 0.0
         return float(self.precision[taken - 1]), float(self.recall[taken - 1])
 
-    def balance(self) -> tuple[float, float]:
-        """Where precision and recall are best together.
+    def best(self) -> tuple[float, float]:
+        """Where F1, the harmonic mean of precision and recall, is highest.
 
         Returns:
-            The score threshold at which the lesser of the two is largest, in the middle between
-            two detections' scores, and that lesser value; (1, 0) without any detection.
+            The score threshold, in the middle between the two detections' scores between which it
+            may lie, and the F1; (1, 0) without any detection.
         """
         if not len(self.thresholds):
             return 1.0, 0.0
-        lesser = np.minimum(self.precision, self.recall)
-        best = int(np.argmax(lesser))
-        below = self.thresholds[best + 1] if best + 1 < len(lesser) else 0.0
-        return float((self.thresholds[best] + below) / 2), float(lesser[best])
+        total = self.precision + self.recall
+        f1 = 2 * self.precision * self.recall / np.where(total > 0, total, 1)
+        best = int(np.argmax(f1))
+        below = self.thresholds[best + 1] if best + 1 < len(f1) else 0.0
+        return float((self.thresholds[best] + below) / 2), float(f1[best])
 
 
 def match_detections(

@@ -102,7 +102,7 @@ class DetectionTask:
         """Detect in the held-out photos, each at its own shape.
 
         Returns:
-            ap, the balance with its threshold, and precision and recall at VALIDATION_SCORE; all at
+            ap, the best F1 with its threshold, and precision and recall at VALIDATION_SCORE; all at
             IoU 0.5.
         """
         det_size = int(self.spec.decoder_params["det_size"])
@@ -117,13 +117,13 @@ class DetectionTask:
             truths += int((~small).sum())
         curve = precision_recall(np.concatenate(scores), np.concatenate(outcomes), truths)
         precision, recall = curve.at(VALIDATION_SCORE)
-        threshold, both = curve.balance()
+        threshold, f1 = curve.best()
         return {
             "ap": average_precision(curve),
             "precision": precision,
             "recall": recall,
-            "balance": both,
-            "balance_score": threshold,
+            "f1": f1,
+            "f1_threshold": threshold,
         }
 
 
