@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -105,6 +106,20 @@ def test_a_killed_and_resumed_run_ends_like_an_uninterrupted_one(tmp_path, stop_
     assert whole.keys() == cut.keys()
     for key, value in whole.items():
         assert torch.equal(value, cut[key]), key
+
+
+def test_workers_start_although_opencv_has_used_its_threads(tmp_path):
+    cv2.setNumThreads(4)
+    cv2.GaussianBlur(np.zeros((2000, 2000, 3), np.uint8), (0, 0), 9)  # starts the pool
+    task = Toy()
+    make = task.make_batch
+
+    def with_opencv(indices, rng):
+        cv2.GaussianBlur(np.zeros((2000, 2000, 3), np.uint8), (0, 0), 9)
+        return make(indices, rng)
+
+    task.make_batch = with_opencv
+    run(task, tmp_path / "run", recipe=replace(RECIPE, epochs=1, workers=1)).train()
 
 
 def test_best_and_last_are_kept_with_spec_and_recipe(tmp_path):

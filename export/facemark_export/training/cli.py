@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
-import cv2
 import torch
 import tyro
 
@@ -44,7 +43,6 @@ def _command(name: str, description: str, default: LoopRecipe) -> Callable[..., 
 def main() -> None:
     """Entry point: exit status 0, 1 for a failed run, 2 for wrong use."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    cv2.setNumThreads(1)  # before any use: a forked worker hangs in an inherited thread pool
     commands = {name: _command(name, *entry) for name, entry in RECIPES.items()}
     try:
         tyro.extras.subcommand_cli_from_dict(commands, prog="facemark-train")

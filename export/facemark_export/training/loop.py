@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import cv2
 import numpy as np
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -140,20 +141,15 @@ class _Batches(torch.utils.data.Dataset):  # type: ignore[type-arg]
         return self.task.make_batch(self.batches[number], rng)
 
 
-def _one_thread(_: int) -> None:
-    import cv2
-
-    cv2.setNumThreads(1)
-    torch.set_num_threads(1)
-
-
 def _loader(task: Task, recipe: LoopRecipe, epoch: int, start: int) -> Iterator[dict[str, Tensor]]:
+    # OpenCV's threads do not survive the fork of a worker, which would wait for them for ever;
+    # with one thread there is no pool to inherit. A worker's batches need no more.
+    cv2.setNumThreads(1)
     return iter(
         torch.utils.data.DataLoader(
             _Batches(task, recipe, epoch, start),
             batch_size=None,
             num_workers=recipe.workers,
-            worker_init_fn=_one_thread,
             pin_memory=torch.cuda.is_available(),
         )
     )
