@@ -23,13 +23,13 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from facemark_export.training.detection import longer_sides
 from facemark_export.training.detection_scenes import Scene, read_scenes, split_scenes
 from facemark_sdk import FaceDetector
 from facemark_sdk.detect.metrics import (
     Curve,
     average_precision,
-    match_detections,
-    precision_recall,
+    curve_over_images,
 )
 
 SMALLEST = 24.0
@@ -91,7 +91,7 @@ def scene_figures(
     precision, recall = scene_curve(usual, scenes).at(SCORE)
     threshold, f1 = curve.best()
     figures = {
-        "faces": int(sum((sides(scene.boxes) >= SMALLEST).sum() for scene in scenes)),
+        "faces": int(sum((longer_sides(scene.boxes) >= SMALLEST).sum() for scene in scenes)),
         "precision": precision,
         "recall": recall,
         "average_precision": average_precision(curve),
@@ -103,32 +103,23 @@ def scene_figures(
 
 def scene_curve(detector: FaceDetector, scenes: list[Scene]) -> Curve:
     """Precision and recall over the scores that a detector gives."""
-    scores, outcomes, truths = [], [], 0
-    for scene in track(scenes, "scenes"):
-        found = detector(scene.image)
-        small = sides(scene.boxes) < SMALLEST
-        scores.append(found.scores)
-        outcomes.append(match_detections(found.boxes, found.scores, scene.boxes, small))
-        truths += int((~small).sum())
-    return precision_recall(np.concatenate(scores), np.concatenate(outcomes), truths)
-
-
-def sides(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(N,) longer sides of boxes (N, 4)."""
-    longest: NDArray[np.float32] = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0)
-    return longest
+    found = ((detector(scene.image), scene) for scene in track(scenes, "scenes"))
+    return curve_over_images(
+        (faces.boxes, faces.scores, scene.boxes, longer_sides(scene.boxes) < SMALLEST)
+        for faces, scene in found
+    )
 
 
 def share_found(detector: FaceDetector, scenes: list[Scene], change: object) -> float:
     """Share of the large faces that are found after a change of the photo."""
     hits = []
     for scene in track(scenes, "faces"):
-        for index in np.flatnonzero(sides(scene.boxes) >= LARGE):
+        for index in np.flatnonzero(longer_sides(scene.boxes) >= LARGE):
             image, centre, side = change(scene, index)  # type: ignore[operator]
             boxes = detector(image).boxes
             middles = (boxes[:, :2] + boxes[:, 2:]) / 2
             near = np.linalg.norm(middles - centre, axis=1) < side / 4
-            size = sides(boxes) / side
+            size = longer_sides(boxes) / side
             hits.append(bool((near & (size > 0.5) & (size < 2)).any()))
     return round(float(np.mean(hits)), 4)
 

@@ -12,6 +12,7 @@ from facemark_sdk.detect.metrics import (
     IGNORED,
     MISS,
     average_precision,
+    curve_over_images,
     match_detections,
     precision_recall,
 )
@@ -95,3 +96,17 @@ def test_the_best_threshold_is_between_two_scores() -> None:
     assert curve.at(threshold) == (0.75, 0.75)
     nothing = precision_recall(np.empty(0, np.float32), np.empty(0, np.int8), 4)
     assert nothing.best() == (1.0, 0.0)
+
+
+def test_the_curve_over_images_joins_their_matches() -> None:
+    few = np.array([True])
+    images = [
+        (FACE, np.float32([0.9]), FACE, NONE_IGNORED),
+        (OTHER, np.float32([0.8]), FACE, NONE_IGNORED),  # a miss and a false one
+        (FACE, np.float32([0.7]), FACE, few),  # counts neither way
+    ]
+    curve = curve_over_images(images)
+    np.testing.assert_allclose(curve.thresholds, [0.9, 0.8])
+    np.testing.assert_allclose(curve.precision, [1, 1 / 2])
+    np.testing.assert_allclose(curve.recall, [1 / 2, 1 / 2])
+    assert curve_over_images([]).best() == (1.0, 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,6 +105,24 @@ def precision_recall(scores: Float, outcomes: NDArray[np.int8], truths: int) -> 
     # Equal scores pass a threshold together.
     last = np.flatnonzero(np.diff(thresholds, append=-np.inf))
     return Curve(thresholds[last], precision[last], found[last] / max(truths, 1))
+
+
+def curve_over_images(
+    images: Iterable[tuple[Float, Float, Float, NDArray[np.bool_]]], *, threshold: float = 0.5
+) -> Curve:
+    """Precision and recall over all thresholds and images.
+
+    Args:
+        images: For each, the boxes (N, 4) and scores (N,) of its detections, its truths (M, 4), and
+            which of them (M,) do not count.
+        threshold: The least IoU of a match.
+    """
+    scores, outcomes, truths = [np.empty(0, np.float32)], [np.empty(0, np.int8)], 0
+    for boxes, found, faces, ignored in images:
+        scores.append(found)
+        outcomes.append(match_detections(boxes, found, faces, ignored, threshold=threshold))
+        truths += int(np.count_nonzero(~ignored))
+    return precision_recall(np.concatenate(scores), np.concatenate(outcomes), truths)
 
 
 def average_precision(curve: Curve) -> float:

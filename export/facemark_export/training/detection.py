@@ -14,7 +14,7 @@ from facemark_export.networks.retinaface import RetinaFace
 from facemark_export.training.detection_data import Faces, compose
 from facemark_export.training.detection_loss import PADDING, detection_losses
 from facemark_export.training.detection_scenes import Scene
-from facemark_sdk.detect.metrics import average_precision, match_detections, precision_recall
+from facemark_sdk.detect.metrics import average_precision, curve_over_images
 from facemark_sdk.detect.retinaface import decode, letterbox, priors, to_image
 from facemark_sdk.spec import ModelSpec
 
@@ -106,16 +106,14 @@ class DetectionTask:
             IoU 0.5.
         """
         det_size = int(self.spec.decoder_params["det_size"])
-        scores, outcomes, truths = [], [], 0
-        for scene in self.validation:
-            boxes, found = detect(forward, scene.image, det_size)
-            small = (scene.boxes[:, 2:] - scene.boxes[:, :2]).max(
-                axis=1, initial=0
-            ) < VALIDATION_SIDE
-            scores.append(found)
-            outcomes.append(match_detections(boxes, found, scene.boxes, small))
-            truths += int((~small).sum())
-        curve = precision_recall(np.concatenate(scores), np.concatenate(outcomes), truths)
+        curve = curve_over_images(
+            (
+                *detect(forward, scene.image, det_size),
+                scene.boxes,
+                longer_sides(scene.boxes) < VALIDATION_SIDE,
+            )
+            for scene in self.validation
+        )
         precision, recall = curve.at(VALIDATION_SCORE)
         threshold, f1 = curve.best()
         return {
@@ -125,6 +123,11 @@ class DetectionTask:
             "f1": f1,
             "f1_threshold": threshold,
         }
+
+
+def longer_sides(boxes: Float) -> Float:
+    """(N,) longer sides of boxes (N, 4) xyxy."""
+    return (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0)
 
 
 def detect(forward: Forward, image: NDArray[np.uint8], det_size: int) -> tuple[Float, Float]:
