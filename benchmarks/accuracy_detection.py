@@ -4,7 +4,8 @@ Protocol: the held-out scenes of `facemark_export.training.splits`; a detection 
 IoU >= 0.5; faces with a longer side under 24 px in the photo, and what is found on them, do not
 count. Close-ups: each held-out face of 60 px or more cut out tightly, so that it fills the frame.
 Roll: each such face's photo turned by +30 and -30 degrees about the face. There a face is found
-when the detection that overlaps it most has its middle within a quarter of the face's size.
+when a detection has its middle within a quarter of the face's longer side from the face's, and a
+longer side between half and twice the face's.
 
     python benchmarks/accuracy_detection.py MODEL --data SCENES [--json F] [--curve F.png]
 """
@@ -23,6 +24,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from facemark_export.training.detection import VALIDATION_SCORE as SCORE
+from facemark_export.training.detection import VALIDATION_SIDE as SMALLEST
 from facemark_export.training.detection import longer_sides
 from facemark_export.training.detection_scenes import Scene, read_scenes, split_scenes
 from facemark_sdk import FaceDetector
@@ -32,8 +35,6 @@ from facemark_sdk.detect.metrics import (
     curve_over_images,
 )
 
-SMALLEST = 24.0
-SCORE = 0.5
 LARGE = 60.0
 CURVE_SCORE = 0.01
 

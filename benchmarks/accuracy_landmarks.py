@@ -85,8 +85,8 @@ def main(
 
 def judge(landmarks: LandmarkModel, detector: FaceDetector, face: AnnotatedFace) -> Judged:
     """Detect, predict and compare one face."""
-    box = box_of(detector, face)
     image = face.image()
+    box = box_of(detector, image, face.points)
     points = None if box is None else landmarks.predict(image, box[None]).points[0]
     guess = points if points is not None else centred_mean_shape(landmarks, image)
     errors = normalised_errors(guess[None], face.points[None], landmarks.layout)

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from facemark_sdk import crop
 from facemark_sdk.crop import Affines
-from facemark_sdk.decode import find_decoder, make_decoder
+from facemark_sdk.decode import find_decoder
 from facemark_sdk.errors import ImageError, ModelError
 from facemark_sdk.image import Image, ImageLike, load_image
 from facemark_sdk.layouts import Layout, get_layout
@@ -62,8 +62,9 @@ class LandmarkModel:
         if self.spec.crop is None or self.spec.input.width != self.spec.input.height:
             raise ModelError(f"model {self.spec.name!r} states no crop rule with a square input")
         self._rule = self.spec.crop
-        check_outputs(self._backend, self.spec, find_decoder(self.spec).outputs)
-        self._decoder = make_decoder(self.spec)
+        kind = find_decoder(self.spec)
+        check_outputs(self._backend, self.spec, kind.outputs)
+        self._decoder = kind.make(self.spec)
         self.layout: Layout = get_layout(self.spec.layout)
 
     @property

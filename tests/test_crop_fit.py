@@ -95,4 +95,6 @@ def test_among_several_boxes_the_one_that_fits_the_points_is_taken():
     right = box_with_forehead(face)
     around = right + np.array([-150, -20, 150, 20])  # holds all points, but is another box
     boxes = np.stack([right + 400, around, right, right - 300])
-    np.testing.assert_allclose(box_of(Sees([face], lambda _: boxes), face), right, rtol=1e-6)
+    np.testing.assert_allclose(
+        box_of(Sees([face], lambda _: boxes), face.image(), face.points), right, rtol=1e-6
+    )

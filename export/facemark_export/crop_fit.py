@@ -53,7 +53,7 @@ def fit_crop_rule(detector: FaceDetector, faces: Iterable[AnnotatedFace], growth
     """
     boxes, squares, missed = [], [], 0
     for face in faces:
-        box = box_of(detector, face)
+        box = box_of(detector, face.image(), face.points)
         if box is None:
             missed += 1
         else:
@@ -88,16 +88,18 @@ def fit_crop_rule(detector: FaceDetector, faces: Iterable[AnnotatedFace], growth
     )
 
 
-def box_of(detector: FaceDetector, face: AnnotatedFace) -> NDArray[np.float32] | None:
-    """The detected box (4,) that belongs to an annotated face.
+def box_of(
+    detector: FaceDetector, image: NDArray[np.uint8], points: NDArray[np.float32]
+) -> NDArray[np.float32] | None:
+    """The detected box (4,) that belongs to a face with annotated points (L, 2).
 
     It is the one that overlaps the bounding box of the points most; None when none overlaps it by
     an IoU of `LEAST_IOU` or more.
     """
-    found = detector(face.image())
+    found = detector(image)
     if not len(found):
         return None
-    tight = np.concatenate((face.points.min(axis=0), face.points.max(axis=0)))
+    tight = np.concatenate((points.min(axis=0), points.max(axis=0)))
     overlaps = iou(found.boxes, tight[None])[:, 0]
     best = int(np.argmax(overlaps))
     return found.boxes[best] if overlaps[best] >= LEAST_IOU else None

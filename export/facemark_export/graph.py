@@ -25,7 +25,7 @@ class ExportGraph(nn.Module):
         self.normalise, self.network = Normalise(spec.input), network
         self.detects = spec.task == "detection"
         # Hard-negative mining shows the classifier far fewer backgrounds than photos hold, so its
-        # raw scores are too high: the one where precision and recall balance is made to read 0.5.
+        # raw scores are too high: the one with the best F1 is made to read 0.5.
         midpoint = float(spec.decoder_params.get("score_midpoint", 0.5))
         self.shift = math.log(midpoint / (1 - midpoint))
         self.outputs = DETECTION_OUTPUTS if self.detects else PIP_OUTPUTS
