@@ -101,10 +101,35 @@ def warp_crops(image: Image, affines: Affines, size: int, out: Image | None = No
     return crops
 
 
-def to_image(points: NDArray[Any], affines: Affines) -> NDArray[np.float32]:
-    """Points (N, L, 2) in crop coordinates as (N, L, 2) float32 in image pixels."""
+def cut(rule: CropRule, image: Image, boxes: NDArray[np.float64], out: Image) -> Affines:
+    """Cut the crop of each box by a model's rule.
+
+    Args:
+        rule: The rule.
+        image: (H, W, 3) uint8.
+        boxes: (N, 4) xyxy in image pixels, from `check_boxes`.
+        out: (N, S, S, 3) uint8, which the crops are written to.
+
+    Returns:
+        (N, 2, 3), from crop units to image pixels: what `to_image` maps points with.
+    """
+    affines = crop_affines(rule, boxes, out.shape[1])
+    warp_crops(image, affines, out.shape[1], out=out)
+    return affines
+
+
+def to_image(
+    points: NDArray[Any], affines: Affines, *, integer: bool = False
+) -> NDArray[np.float32]:
+    """Points (N, L, 2) in crop units as (N, L, 2) float32 in image pixels."""
     mapped = points @ affines[:, :, :2].transpose(0, 2, 1) + affines[:, None, :, 2]
     return mapped.astype(np.float32)
+
+
+def covariances_to_image(spreads: NDArray[np.float32], affines: Affines) -> NDArray[np.float32]:
+    """Covariances (N, L, 2, 2) of points in crop units as those of the points in image pixels."""
+    linear = affines[:, None, :, :2]
+    return (linear @ spreads @ linear.transpose(0, 1, 3, 2)).astype(np.float32)
 
 
 def _warp(image: Image, affine: NDArray[np.float64], size: int, crop: Image) -> None:

@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterable
 
 import numpy as np
-from numpy.typing import NDArray
 
 from facemark_sdk.detect.face_detector import (
     DEFAULT_DETECTOR,
@@ -16,7 +15,7 @@ from facemark_sdk.detect.face_detector import (
 )
 from facemark_sdk.errors import FacemarkError, ImageError
 from facemark_sdk.image import Image, ImageLike, load_image
-from facemark_sdk.landmark_model import DEFAULT_LANDMARKS, LandmarkModel
+from facemark_sdk.landmark_model import DEFAULT_LANDMARKS, LandmarkModel, Landmarks
 from facemark_sdk.models import ModelName
 from facemark_sdk.result import Face
 
@@ -82,23 +81,21 @@ class Detector:
         found = [largest_first(self.face_detector(image), self.max_faces) for image in loaded]
         crops, affines = self.landmark_model.crop(loaded, [part.boxes for part in found])
         placed = self.landmark_model.to_image(self.landmark_model.predict_crops(crops), affines)
-        rows = iter(zip(placed.points, placed.scores, strict=True))
-        return [[self._face(part, i, *next(rows)) for i in range(len(part))] for part in found]
+        rows = iter(range(len(placed.points)))
+        return [
+            [self._face(part, i, placed, next(rows)) for i in range(len(part))] for part in found
+        ]
 
-    def _face(
-        self,
-        detections: Detections,
-        index: int,
-        points: NDArray[np.float32],
-        scores: NDArray[np.float32],
-    ) -> Face:
+    def _face(self, detections: Detections, index: int, placed: Landmarks, row: int) -> Face:
+        spreads = placed.covariances
         return Face(
             bbox=detections.boxes[index],
             score=float(detections.scores[index]),
             kps=detections.kps[index],
-            landmarks=points,
-            landmark_scores=scores,
+            landmarks=placed.points[row],
+            landmark_scores=placed.scores[row],
             layout=self.landmark_model.layout,
+            landmark_covariances=None if spreads is None else spreads[row],
         )
 
     def __repr__(self) -> str:

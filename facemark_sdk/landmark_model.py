@@ -29,10 +29,13 @@ class Landmarks:
     Attributes:
         points: (N, L, 2) float32, in image pixels or crop units, as the method that made it says.
         scores: (N, L) float32 in 0..1.
+        covariances: (N, L, 2, 2) float32, in squared units of the points; None where the model's
+            decoder has none.
     """
 
     points: NDArray[np.float32]
     scores: NDArray[np.float32]
+    covariances: NDArray[np.float32] | None = None
 
 
 class LandmarkModel:
@@ -119,9 +122,11 @@ class LandmarkModel:
         ]
         if not parts:
             return self._nothing()
+        spreads = [part.covariances for part in parts if part.covariances is not None]
         return Landmarks(
             points=np.concatenate([part.points for part in parts]),
             scores=np.concatenate([part.scores for part in parts]),
+            covariances=np.concatenate(spreads) if spreads else None,
         )
 
     def crop(self, images: Sequence[Image], boxes: Sequence[ArrayLike]) -> tuple[Image, Affines]:
@@ -134,11 +139,13 @@ class LandmarkModel:
         Returns:
             Crops (N, S, S, 3) uint8 and affines (N, 2, 3), N the sum of Ni, image by image.
         """
-        affines = [crop.crop_affines(self._rule, rows, self.size) for rows in boxes]
-        ends = np.cumsum([len(part) for part in affines])
+        checked = [crop.check_boxes(rows) for rows in boxes]
+        ends = np.cumsum([len(rows) for rows in checked])
         crops = np.empty((int(ends[-1]) if len(ends) else 0, self.size, self.size, 3), np.uint8)
-        for image, part, end in zip(images, affines, ends, strict=True):
-            crop.warp_crops(image, part, self.size, out=crops[end - len(part) : end])
+        affines = [
+            crop.cut(self._rule, image, rows, out=crops[end - len(rows) : end])
+            for image, rows, end in zip(images, checked, ends, strict=True)
+        ]
         return crops, np.concatenate([np.empty((0, 2, 3)), *affines])
 
     def infer(self, crops: Image) -> dict[str, NDArray[np.float32]]:
@@ -147,15 +154,22 @@ class LandmarkModel:
 
     def decode(self, outputs: dict[str, NDArray[np.float32]]) -> Landmarks:
         """Third stage: the network's outputs as points in crop units."""
-        fractions, scores = self._decoder(outputs)
+        found = self._decoder(outputs)
+        side = np.float32(self.size)
         return Landmarks(
-            points=np.asarray(fractions * np.float32(self.size), np.float32),
-            scores=np.asarray(scores, np.float32),
+            points=found.points * side,
+            scores=found.scores,
+            covariances=None if found.covariances is None else found.covariances * (side * side),
         )
 
     def to_image(self, landmarks: Landmarks, affines: Affines) -> Landmarks:
         """Last stage: points in crop units as points in image pixels."""
-        return Landmarks(crop.to_image(landmarks.points, affines), landmarks.scores)
+        spreads = landmarks.covariances
+        return Landmarks(
+            points=crop.to_image(landmarks.points, affines, integer=self._rule.integer),
+            scores=landmarks.scores,
+            covariances=None if spreads is None else crop.covariances_to_image(spreads, affines),
+        )
 
     def _nothing(self) -> Landmarks:
         count = self.layout.num_points

@@ -25,6 +25,8 @@ class Face:
         landmarks: (L, 2) float32, sub-pixel.
         landmark_scores: (L,) float32 in 0..1, one a point: how clearly the network saw it.
         layout: What the L points are.
+        landmark_covariances: (L, 2, 2) float32, in squared pixels, where the model's decoder knows
+            how far each point may be off; else None.
     """
 
     bbox: NDArray[np.float32]
@@ -33,11 +35,13 @@ class Face:
     landmarks: NDArray[np.float32]
     landmark_scores: NDArray[np.float32]
     layout: Layout
+    landmark_covariances: NDArray[np.float32] | None = None
 
     def to_layout(self, name: str) -> Face:
         """The same face with its landmarks in another layout.
 
-        A point made of several has the mean of their scores.
+        A point made of several has the mean of their scores. Covariances are dropped, as those
+        of several points together are not known.
 
         Raises:
             LayoutError: The layout is unknown, or there is no mapping to it.
@@ -48,11 +52,12 @@ class Face:
             landmarks=convert(self.landmarks, self.layout.name, name),
             landmark_scores=weights @ self.landmark_scores,
             layout=get_layout(name),
+            landmark_covariances=None,
         )
 
     def to_dict(self) -> dict[str, Any]:
         """The face as plain lists and numbers, ready for `json.dumps`."""
-        return {
+        record: dict[str, Any] = {
             "bbox": self.bbox.tolist(),
             "score": float(self.score),
             "kps": self.kps.tolist(),
@@ -60,3 +65,6 @@ class Face:
             "landmark_scores": self.landmark_scores.tolist(),
             "layout": self.layout.name,
         }
+        if self.landmark_covariances is not None:
+            record["landmark_covariances"] = self.landmark_covariances.tolist()
+        return record

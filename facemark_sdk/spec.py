@@ -21,6 +21,7 @@ SCHEMA_VERSION = 1
 Task = Literal["landmarks", "detection"]
 Channels = Literal["BGR", "RGB"]
 Precision = Literal["fp32", "fp16", "int8"]
+CropSource = Literal["facemark", "pipnet-demo", "hrnet"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,19 @@ class CropRule:
     The box x1 y1 x2 y2 grows on each side by a fraction of its own width (left, right) or
     height (top, bottom); a negative fraction cuts. With `square` the longer side then counts
     for both, about the same centre. The crop is one affine warp, black outside the image.
+
+    Attributes:
+        left: Growth on the left, a fraction of the box's width.
+        top: Growth at the top, a fraction of the box's height.
+        right: As `left`.
+        bottom: As `top`.
+        square: The longer grown side counts for both.
+        source: Whose arithmetic cuts the crop, with its truncations: ``facemark`` (none),
+            ``pipnet-demo`` (COMPAT 1.2), ``hrnet`` (COMPAT 2.2).
+        stretch: For ``hrnet``: the crop's contrast is stretched to 0..255, as its authors' SciPy
+            did in training and in their published figures.
+        integer: For ``hrnet``: points in the image are the published code's whole pixels, which
+            count from 1 (COMPAT 2.3), instead of sub-pixel ones that count from 0.
     """
 
     left: float
@@ -56,6 +70,9 @@ class CropRule:
     right: float
     bottom: float
     square: bool
+    source: CropSource = "facemark"
+    stretch: bool = False
+    integer: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +169,10 @@ def _check_values(spec: ModelSpec) -> None:
     ):
         if value not in known:
             raise ValueError(f"{name} is {value!r}, known: {', '.join(known)}")
+    if spec.crop is not None and spec.crop.source not in get_args(CropSource):
+        raise ValueError(
+            f"crop.source is {spec.crop.source!r}, known: {', '.join(get_args(CropSource))}"
+        )
     for name in ("name", "family", "architecture", "decoder", "layout"):
         if not isinstance(getattr(spec, name), str):
             raise TypeError(f"{name} must be a text")

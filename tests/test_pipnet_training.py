@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import SHARED
+from test_pip_decode import points_and_scores, weights_of
 
 from facemark_export.networks.pipnet import ARCHITECTURES, build_pipnet
 from facemark_export.training.annotations import is_held_out, photo_of
@@ -29,7 +30,7 @@ from facemark_export.training.landmark_data import (
 from facemark_export.training.loop import TrainingError
 from facemark_export.training.pipnet import pip_losses, pip_targets
 from facemark_export.training.recipes.pipnet import PipnetRecipe
-from facemark_sdk.decode.pip import OUTPUT_NAMES, decode_pip, merge_weights, nearest_neighbours
+from facemark_sdk.decode.pip import OUTPUT_NAMES, decode_pip, nearest_neighbours
 from facemark_sdk.errors import CheckpointError, DataError, ModelError
 from facemark_sdk.layouts import get_layout
 
@@ -62,7 +63,7 @@ def test_decoding_the_targets_gives_the_points_back(points):
         maps[name] = np.zeros((faces, landmarks, 4, 64), np.float32)
         maps[name][n, i, :, targets["cell"]] = targets["neighbour_offset"][..., axis]
     outputs = {name: m.reshape(faces, -1, 8, 8) for name, m in maps.items()}
-    decoded, _ = decode_pip(outputs, *merge_weights(neighbours))
+    decoded = decode_pip(outputs, *weights_of(neighbours)).points
     np.testing.assert_allclose(decoded, points, atol=1e-6)
 
 
@@ -295,7 +296,7 @@ def test_a_pipnet_learns_eight_faces_by_heart(tmp_path):
         optimizer.step()
     with torch.inference_mode():
         outputs = {n: m.numpy() for n, m in zip(OUTPUT_NAMES, network(images), strict=True)}
-    decoded, scores = decode_pip(outputs, *merge_weights(neighbours))
+    decoded, scores = points_and_scores(outputs, *weights_of(neighbours))
     assert np.linalg.norm(decoded - points, axis=-1).mean() < 0.01
     assert scores.mean() > 0.8
 

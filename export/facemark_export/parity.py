@@ -148,8 +148,8 @@ def _landmarks(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Differences of points in input pixels, and of scores, through the SDK's own decoder."""
     decode = make_decoder(spec)
-    (points, scores), (other_points, other_scores) = decode(ours), decode(theirs)
-    return (points - other_points) * np.float32(spec.input.width), scores - other_scores
+    a, b = decode(ours), decode(theirs)
+    return (a.points - b.points) * np.float32(spec.input.width), a.scores - b.scores
 
 
 def _detections(

@@ -6,20 +6,13 @@ its tables once; what it returns is called for every batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
+from facemark_sdk.decode.decoded import Decoded, Decoder
 from facemark_sdk.decode.pip import OUTPUT_NAMES, pip_decoder
 from facemark_sdk.errors import ModelError
 from facemark_sdk.spec import ModelSpec
-
-# outputs by name -> points (N, L, 2) as fractions of the crop side, scores (N, L) in 0..1
-Decoder = Callable[
-    [Mapping[str, NDArray[np.float32]]], tuple[NDArray[np.float32], NDArray[np.float32]]
-]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,4 +50,4 @@ def make_decoder(spec: ModelSpec) -> Decoder:
     return find_decoder(spec).make(spec)
 
 
-__all__ = ["DECODERS", "Decoder", "DecoderKind", "find_decoder", "make_decoder"]
+__all__ = ["DECODERS", "Decoded", "Decoder", "DecoderKind", "find_decoder", "make_decoder"]

@@ -5,12 +5,14 @@ PIPNet paper section 3.1-3.2; exact conventions of the published code from COMPA
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from facemark_sdk.decode.decoded import Decoded, Decoder, Floats
 from facemark_sdk.errors import ModelError
 from facemark_sdk.layouts import get_layout
 
@@ -18,8 +20,6 @@ if TYPE_CHECKING:
     from facemark_sdk.spec import ModelSpec
 
 OUTPUT_NAMES = ("cls", "x", "y", "nb_x", "nb_y")
-
-Floats = NDArray[np.float32]
 
 
 def nearest_neighbours(mean_face: ArrayLike, count: int) -> NDArray[np.intp]:
@@ -38,34 +38,49 @@ def nearest_neighbours(mean_face: ArrayLike, count: int) -> NDArray[np.intp]:
     return np.argsort(distances, axis=1, kind="stable")[:, 1 : count + 1]
 
 
-def merge_weights(neighbours: NDArray[np.intp]) -> tuple[Floats, Floats]:
-    """How each landmark averages its own prediction with its neighbours' opinions.
+def padded_opinions(neighbours: NDArray[np.intp]) -> list[list[int]]:
+    """Whose opinions each landmark's position is averaged with (COMPAT 1.3).
 
-    The published code pads every landmark's list of opinions cyclically to the longest
-    list's length M, so opinions do not weigh the same: in a list of n, the first M mod n
-    count ceil(M / n) times, the rest floor(M / n) times, each 1 / (M + 1) (COMPAT 1.4).
-    A landmark that nobody names as a neighbour keeps its own prediction.
+    The published code pads every landmark's list of opinions cyclically to the longest list's
+    length M, so that opinions do not weigh the same: in a list of n, the first M mod n stand
+    there ceil(M / n) times, the rest floor(M / n) times.
 
     Args:
         neighbours: (L, C) indices from `nearest_neighbours`.
 
     Returns:
+        For each landmark M numbers i * C + j: what landmark i says of its j-th neighbour. A
+        landmark that nobody names as a neighbour has none (the published code cannot run then).
+    """
+    landmarks, count = neighbours.shape
+    named = [np.flatnonzero(neighbours.ravel() == t) for t in range(landmarks)]
+    longest = max(map(len, named)) if count else 0
+    return [np.resize(pairs, longest).tolist() if len(pairs) else [] for pairs in named]
+
+
+def merge_weights(opinions: Sequence[Sequence[int]], count: int) -> tuple[Floats, Floats]:
+    """How each landmark averages its own prediction with M opinions, each 1 / (M + 1).
+
+    A landmark without opinions keeps its own prediction (COMPAT 1.4).
+
+    Args:
+        opinions: L lists from `padded_opinions`.
+        count: C, the number of neighbours.
+
+    Returns:
         own: (L,) weight of the own prediction.
         others: (L, L * C) weight of opinion i * C + j (landmark i about its j-th neighbour).
     """
-    landmarks, count = neighbours.shape
-    opinions = [np.flatnonzero(neighbours.ravel() == t) for t in range(landmarks)]
-    longest = max(len(pairs) for pairs in opinions) if count else 0
+    landmarks = len(opinions)
     own = np.ones(landmarks, np.float32)
     others = np.zeros((landmarks, landmarks * count), np.float32)
     for t, pairs in enumerate(opinions):
-        if len(pairs):
-            own[t] = 1.0 / (longest + 1)
-            np.add.at(others[t], np.resize(pairs, longest), 1.0 / (longest + 1))
+        own[t] = 1.0 / (len(pairs) + 1)
+        np.add.at(others[t], np.asarray(pairs, np.intp), own[t])
     return own, others
 
 
-def decode_pip(outputs: Mapping[str, Floats], own: Floats, others: Floats) -> tuple[Floats, Floats]:
+def decode_pip(outputs: Mapping[str, Floats], own: Floats, others: Floats) -> Decoded:
     """Points from PIPNet's five maps, for a whole batch at once (COMPAT 1.4).
 
     Args:
@@ -75,8 +90,7 @@ def decode_pip(outputs: Mapping[str, Floats], own: Floats, others: Floats) -> tu
         others: (L, L * C) from `merge_weights`.
 
     Returns:
-        points: (N, L, 2) float32 as fractions of the crop side; may lie outside 0..1.
-        scores: (N, L) float32, the score map's maximum clipped to 0..1.
+        Points and scores; a score is the score map's maximum clipped to 0..1.
     """
     scores = outputs["cls"]
     faces, landmarks, rows, columns = scores.shape
@@ -100,16 +114,27 @@ def decode_pip(outputs: Mapping[str, Floats], own: Floats, others: Floats) -> tu
         opinions = (corner[:, None] + offsets).reshape(faces, others.shape[1], 2)
         points += others @ opinions
     points /= np.array([columns, rows], np.float32)
-    return points, np.clip(scores[every, best], 0.0, 1.0).reshape(faces, landmarks)
+    return Decoded(points, np.clip(scores[every, best], 0.0, 1.0).reshape(faces, landmarks))
 
 
-def pip_decoder(
-    spec: ModelSpec,
-) -> Callable[[Mapping[str, Floats]], tuple[Floats, Floats]]:
-    """The decoder of a PIPNet model, from its spec's ``neighbours`` table ((L, C) indices).
+def pip_decoder(spec: ModelSpec) -> Decoder:
+    """The decoder of a PIPNet model, from its spec's tables.
+
+    ``neighbours`` holds (L, C) indices, ``opinions`` what `padded_opinions` makes of them; files
+    without the second are read as if it were there.
 
     Raises:
-        ModelError: The table is missing or malformed.
+        ModelError: A table is missing or malformed.
+    """
+    own, others = pip_weights(spec)
+    return partial(decode_pip, own=own, others=others)
+
+
+def pip_weights(spec: ModelSpec) -> tuple[Floats, Floats]:
+    """`merge_weights` of a model's tables.
+
+    Raises:
+        ModelError: A table is missing or malformed.
     """
     try:
         neighbours = np.asarray(spec.decoder_params["neighbours"], np.intp)
@@ -125,5 +150,12 @@ def pip_decoder(
             f"model {spec.name!r}: the neighbours table of layout {spec.layout!r} must be "
             f"({landmarks}, C) landmark indices, got shape {neighbours.shape}"
         )
-    own, others = merge_weights(neighbours)
-    return lambda outputs: decode_pip(outputs, own, others)
+    opinions = spec.decoder_params.get("opinions")
+    if opinions is None:
+        opinions = padded_opinions(neighbours)
+    try:
+        if len(opinions) != landmarks:
+            raise ValueError(f"{len(opinions)} lists for {landmarks} landmarks")
+        return merge_weights(opinions, neighbours.shape[1])
+    except (IndexError, ValueError, TypeError) as error:
+        raise ModelError(f"model {spec.name!r} has no usable opinions table: {error}") from None

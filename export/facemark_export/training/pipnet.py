@@ -168,7 +168,7 @@ class PipnetTask:
             )
             outputs = forward(torch.from_numpy(np.stack(crops)))
             named = zip(OUTPUT_NAMES, outputs, strict=True)
-            points, _ = self.decode({name: o.float().cpu().numpy() for name, o in named})
+            points = self.decode({name: o.float().cpu().numpy() for name, o in named}).points
             errors.append(normalised_errors(points * self.size, np.stack(truths), self.layout))
         nme = np.concatenate(errors).mean(axis=1)
         return {"nme": 100 * float(nme.mean()), "failures": 100 * float((nme > 0.10).mean())}
