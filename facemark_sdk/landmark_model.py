@@ -69,6 +69,8 @@ class LandmarkModel:
         check_outputs(self._backend, self.spec, kind.outputs)
         self._decoder = kind.make(self.spec)
         self.layout: Layout = get_layout(self.spec.layout)
+        batch = self._backend.inputs[0].shape[0]
+        self._batch = batch if isinstance(batch, int) else None
 
     @property
     def backend(self) -> str:
@@ -137,7 +139,8 @@ class LandmarkModel:
             boxes: (Ni, 4) for each image.
 
         Returns:
-            Crops (N, S, S, 3) uint8 and affines (N, 2, 3), N the sum of Ni, image by image.
+            Crops (N, S, S, 3) uint8 and their affines (`crop.cut`), N the sum of Ni, image by
+            image.
         """
         checked = [crop.check_boxes(rows) for rows in boxes]
         ends = np.cumsum([len(rows) for rows in checked])
@@ -146,11 +149,22 @@ class LandmarkModel:
             crop.cut(self._rule, image, rows, out=crops[end - len(rows) : end])
             for image, rows, end in zip(images, checked, ends, strict=True)
         ]
-        return crops, np.concatenate([np.empty((0, 2, 3)), *affines])
+        return crops, np.concatenate(affines) if affines else np.empty((0, 2, 3))
 
     def infer(self, crops: Image) -> dict[str, NDArray[np.float32]]:
-        """Second stage: crops (N, S, S, 3) through the network, to its outputs by name."""
-        return self._backend.run({"image": np.ascontiguousarray(crops)})
+        """Second stage: crops (N, S, S, 3) through the network, to its outputs by name.
+
+        A network whose batch is fixed sees them so many at a time, the last ones filled up.
+        """
+        if self._batch is None or self._batch == len(crops):
+            return self._backend.run({"image": np.ascontiguousarray(crops)})
+        runs = max(1, -(-len(crops) // self._batch))
+        filled = np.zeros((runs * self._batch, *crops.shape[1:]), np.uint8)
+        filled[: len(crops)] = crops
+        parts = [self._backend.run({"image": part}) for part in np.split(filled, runs)]
+        return {
+            name: np.concatenate([part[name] for part in parts])[: len(crops)] for name in parts[0]
+        }
 
     def decode(self, outputs: dict[str, NDArray[np.float32]]) -> Landmarks:
         """Third stage: the network's outputs as points in crop units."""

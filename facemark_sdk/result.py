@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from facemark_sdk.layouts import Layout, convert, get_layout, mapping_matrix
+from facemark_sdk.layouts import Layout, convert, get_layout, mapping_weights
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -21,7 +21,8 @@ class Face:
     Attributes:
         bbox: (4,) float32, x1 y1 x2 y2, as the detector gives it.
         score: The detector's score, 0..1.
-        kps: (5, 2) float32, the detector's points: eyes, nose tip, mouth corners.
+        kps: (5, 2) float32, the detector's points: eyes, nose tip, mouth corners; (0, 2) where the
+            detector gives none.
         landmarks: (L, 2) float32, sub-pixel.
         landmark_scores: (L,) float32 in 0..1, one a point: how clearly the network saw it.
         layout: What the L points are.
@@ -40,17 +41,18 @@ class Face:
     def to_layout(self, name: str) -> Face:
         """The same face with its landmarks in another layout.
 
-        A point made of several has the mean of their scores. Covariances are dropped, as those
-        of several points together are not known.
+        A point made of several has the mean of their scores, weighted as its x is. Covariances
+        are dropped, as those of several points together are not known.
 
         Raises:
             LayoutError: The layout is unknown, or there is no mapping to it.
         """
-        weights = mapping_matrix(self.layout.name, name)
+        weights = mapping_weights(self.layout.name, name)[0]
+        scores = weights @ self.landmark_scores / weights.sum(axis=1)
         return replace(
             self,
             landmarks=convert(self.landmarks, self.layout.name, name),
-            landmark_scores=weights @ self.landmark_scores,
+            landmark_scores=scores.clip(0, 1),  # a sum may round to just above 1
             layout=get_layout(name),
             landmark_covariances=None,
         )

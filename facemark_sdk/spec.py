@@ -58,7 +58,8 @@ class CropRule:
         bottom: As `top`.
         square: The longer grown side counts for both.
         source: Whose arithmetic cuts the crop, with its truncations: ``facemark`` (none),
-            ``pipnet-demo`` (COMPAT 1.2), ``hrnet`` (COMPAT 2.2).
+            ``pipnet-demo`` (COMPAT 1.2, never square), ``hrnet`` (COMPAT 2.2, always square and
+            centred).
         stretch: For ``hrnet``: the crop's contrast is stretched to 0..255, as its authors' SciPy
             did in training and in their published figures.
         integer: For ``hrnet``: points in the image are the published code's whole pixels, which
@@ -173,6 +174,9 @@ def _check_values(spec: ModelSpec) -> None:
         raise ValueError(
             f"crop.source is {spec.crop.source!r}, known: {', '.join(get_args(CropSource))}"
         )
+    crop = spec.crop
+    if crop is not None and crop.source != "hrnet" and (crop.stretch or crop.integer):
+        raise ValueError("crop.stretch and crop.integer are for crop.source 'hrnet'")
     for name in ("name", "family", "architecture", "decoder", "layout"):
         if not isinstance(getattr(spec, name), str):
             raise TypeError(f"{name} must be a text")

@@ -126,9 +126,9 @@ def write_card(name: str, folder: Path, speed: dict[str, Any]) -> None:
         "PROTOCOL": spec.accuracy["protocol"],
         "ACCURACY": accuracy_table(dict(spec.accuracy)),
         "PARITY": (
-            f"{parity['largest_px']:.1e} px at most over {parity['structured_images']} structured "
+            f"{parity['fp32']['largest_px']:.1e} px at most over {parity['structured_images']} structured "
             f"images and {parity['photos']} photos, "
-            f"{parity['argmax_flips']} argmax flips"
+            f"{parity['fp32']['argmax_flips']} argmax flips"
         ),
         "EPOCH": str(record["epoch"]),
         "EPOCHS": str(record["settings"]["epochs"]),

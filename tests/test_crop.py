@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facemark_sdk import FacemarkError
-from facemark_sdk.crop import crop_affines, to_image, warp_crops
+from facemark_sdk.crop import check_boxes, crop_affines, cut, to_image, warp_crops
 from facemark_sdk.spec import CropRule
 
 TIGHT = CropRule(0.0, 0.0, 0.0, 0.0, square=False)
@@ -50,6 +50,32 @@ def test_points_go_there_and_back(box: np.ndarray, rule: CropRule, count: int) -
     mapped = to_image(points, affine).astype(np.float64)
     back = (mapped[0] - affine[0, :, 2]) @ np.linalg.inv(affine[0, :, :2]).T
     np.testing.assert_allclose(back, points[0], atol=SIZE * 1e-3)
+
+
+def test_addends_are_added_one_after_the_other() -> None:
+    """Beside 1e17 float64 loses a 1, so the order shows."""
+    affines = np.array([[[1.0, 0.0, 1e17, -1e17], [0.0, 1.0, 2.0, -5.0]]])
+    points = np.array([[[1.0, 7.0]]])
+    assert to_image(points, affines)[0, 0].tolist() == [0, 4]
+
+
+def test_whole_pixels_count_from_one_on_both_sides() -> None:
+    """Truncation is toward zero: 2 (u - 1) - 3.5 of -3.5, -0.5, 0.5, 4.5 is -3, 0, 0, 4."""
+    affines = np.array([[[2.0, 0.0, -3.0, -0.5], [0.0, 2.0, 0.0, -3.5]]])
+    points = np.array([[[u, u] for u in (1.0, 2.5, 3.0, 5.0)]], np.float32)
+    found = to_image(points, affines, integer=True)
+    assert found.dtype == np.float32
+    assert found[0].tolist() == [[-2, -2], [1, 1], [1, 1], [5, 5]]
+
+
+def test_the_own_rule_is_one_warp() -> None:
+    rule = CropRule(0.1, -0.1, 0.2, 0.0, square=True)
+    image = gradient(200, 150)
+    faces = check_boxes([[10, 20, 90.5, 100], [-30, 50, 40, 170]])
+    crops = np.empty((2, SIZE, SIZE, 3), np.uint8)
+    affines = cut(rule, image, faces, crops)
+    assert np.array_equal(affines, crop_affines(rule, faces, SIZE))
+    assert np.array_equal(crops, warp_crops(image, affines, SIZE))
 
 
 @settings(max_examples=60, deadline=None)

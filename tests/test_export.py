@@ -18,6 +18,7 @@ from facemark_export import checkpoint, export
 from facemark_export.export import ParityError, export_checkpoint
 from facemark_export.graph import ExportGraph
 from facemark_export.networks import build_network
+from facemark_export.source import Choices
 from facemark_export.training.recipes import RECIPES
 from facemark_sdk import FaceDetector, LandmarkModel
 from facemark_sdk.backends import create_backend
@@ -57,7 +58,7 @@ def exported(request, tmp_path_factory, mean_face):
     spec = pip_spec(request.param, mean_face)
     ckpt, network = random_checkpoint(folder, spec)
     out = folder / "model.onnx"
-    report = export_checkpoint(ckpt, out, name="mine", accuracy={"nme_percent": 3.2})
+    report = export_checkpoint(ckpt, out, Choices(name="mine", accuracy={"nme_percent": 3.2}))
     return ckpt, network, spec, out, report
 
 
@@ -95,24 +96,24 @@ def test_the_report_lies_beside_the_file(exported):
     _, _, _, out, report = exported
     stored = json.loads((out.parent / "model.onnx.report.json").read_text())
     assert stored["passed"] is True
-    assert stored["largest_px"] == report.largest_px <= stored["tolerance_px"] == 0.05
     assert (stored["structured_images"], stored["photos"]) == (21, 0)
-    assert stored["points"] == 21 * 68
-    assert stored["argmax_flips"] == len(stored["flip_margins"])
+    check = stored["fp32"]
+    assert check["largest_px"] == report.checks["fp32"].largest_px <= 0.05
+    assert check["tolerance"]["px"] == 0.05
+    assert (check["images"], check["points"]) == (21, 21 * 68)
+    assert check["argmax_flips"] == len(check["flip_margins"])
 
 
 def test_a_file_that_computes_something_else_is_not_written(tmp_path, mean_face, monkeypatch):
     ckpt, _ = random_checkpoint(tmp_path, pip_spec("resnet18", mean_face))
-    honest = export.write_onnx
+    honest = export.network_model
 
-    def shifted(graph, spec, path):
+    def shifted(graph, spec):
         with torch.no_grad():
             graph.network.x_layer.bias += 0.05  # a twentieth of a cell: 1.6 px
-        honest(graph, spec, path)
-        with torch.no_grad():
-            graph.network.x_layer.bias -= 0.05
+        return honest(graph, spec)
 
-    monkeypatch.setattr(export, "write_onnx", shifted)
+    monkeypatch.setattr(export, "network_model", shifted)
     out = tmp_path / "model.onnx"
     out.write_bytes(b"an earlier file")
     with pytest.raises(ParityError, match="differ by"):
@@ -125,7 +126,7 @@ def test_a_detector_takes_any_multiple_of_its_stride(tmp_path):
     spec = RECIPES["retinaface_mnet025"][1].spec()
     ckpt, network = random_checkpoint(tmp_path, spec)
     out = tmp_path / "detector.onnx"
-    export_checkpoint(ckpt, out, det_size=320)
+    export_checkpoint(ckpt, out, Choices(det_size=320))
     backend = create_backend("cpu", out)
     graph = ExportGraph(network, spec).eval()
     for shape in ((1, 32, 32, 3), (2, 96, 160, 3), (3, 64, 32, 3)):
@@ -145,7 +146,7 @@ def test_a_detector_takes_any_multiple_of_its_stride(tmp_path):
 def test_another_crop_rule_goes_into_the_spec(tmp_path, mean_face):
     ckpt, _ = random_checkpoint(tmp_path, pip_spec("resnet18", mean_face))
     rule = CropRule(0.1, -0.2, 0.1, 0.05, square=True)
-    export_checkpoint(ckpt, tmp_path / "model.onnx", crop=rule)
+    export_checkpoint(ckpt, tmp_path / "model.onnx", Choices(crop=rule))
     assert LandmarkModel(tmp_path / "model.onnx", backend="cpu").spec.crop == rule
 
 
@@ -198,19 +199,18 @@ def test_the_midpoint_reads_one_half_and_keeps_the_order(tmp_path):
 def test_impossible_midpoints_are_refused(tmp_path, midpoint):
     ckpt, _ = random_checkpoint(tmp_path, RECIPES["retinaface_mnet025"][1].spec())
     with pytest.raises(ModelError, match="score_midpoint"):
-        export_checkpoint(ckpt, tmp_path / "model.onnx", score_midpoint=midpoint)
+        export_checkpoint(ckpt, tmp_path / "model.onnx", Choices(score_midpoint=midpoint))
 
 
 def test_a_detector_with_other_scores_is_not_written(tmp_path, monkeypatch):
     ckpt, _ = random_checkpoint(tmp_path, RECIPES["retinaface_mnet025"][1].spec())
-    honest = export.write_onnx
+    honest = export.network_model
 
-    def scaled(graph, spec, path):
-        graph.shift, shift = graph.shift + 0.5, graph.shift
-        honest(graph, spec, path)
-        graph.shift = shift
+    def scaled(graph, spec):
+        graph.shift += 0.5
+        return honest(graph, spec)
 
-    monkeypatch.setattr(export, "write_onnx", scaled)
+    monkeypatch.setattr(export, "network_model", scaled)
     with pytest.raises(ParityError, match="in scores"):
         export_checkpoint(ckpt, tmp_path / "model.onnx")
     assert not (tmp_path / "model.onnx").exists()
@@ -219,6 +219,7 @@ def test_a_detector_with_other_scores_is_not_written(tmp_path, monkeypatch):
 def test_photos_are_counted_and_must_be_photos(tmp_path, photo, exported):
     ckpt = exported[0]
     out = tmp_path / "model.onnx"
+    # the bundled detector finds one face on it
     assert export_checkpoint(ckpt, out, photos=[photo, photo]).photos == 2
     (tmp_path / "x.jpg").write_text("no photo")
     with pytest.raises(ImageError, match=r"x\.jpg"):

@@ -47,6 +47,41 @@ def test_to_kps5(face: Face) -> None:
     np.testing.assert_array_equal(face.to_layout("ibug68").landmarks, face.landmarks)
 
 
+def test_98_to_68_takes_scores_as_it_takes_x(face: Face) -> None:
+    rng = np.random.default_rng(1)
+    of_98 = dataclasses.replace(
+        face,
+        landmarks=rng.uniform(0, 40, (98, 2)).astype(np.float32),
+        landmark_scores=rng.uniform(0, 1, 98).astype(np.float32),
+        landmark_covariances=np.ones((98, 2, 2), np.float32),
+        layout=get_layout("wflw98"),
+    )
+    of_68 = of_98.to_layout("ibug68")
+    was, now = of_98.landmark_scores, of_68.landmark_scores
+    assert of_68.landmarks.shape == (68, 2)
+    assert now[18] == pytest.approx(was[34])
+    assert now[37] == pytest.approx((2 * was[61] + was[62]) / 3, abs=1e-6)
+    assert now[48] == was[76]
+    assert of_68.landmark_covariances is None
+
+
+@pytest.mark.parametrize("score", [0.0, 1.0])
+def test_scores_stay_within_0_and_1(face: Face, score: float) -> None:
+    for layout, target in (("wflw98", "ibug68"), ("wflw98", "kps5"), ("ibug68", "kps5")):
+        count = get_layout(layout).num_points
+        alike = dataclasses.replace(
+            face,
+            landmarks=np.zeros((count, 2), np.float32),
+            landmark_scores=np.full(count, score, np.float32),
+            layout=get_layout(layout),
+        )
+        scores = alike.to_layout(target).landmark_scores
+        np.testing.assert_allclose(scores, score, atol=1e-6)
+        assert scores.dtype == np.float32
+        assert scores.min() >= 0
+        assert scores.max() <= 1
+
+
 def test_no_mapping(face: Face) -> None:
     with pytest.raises(LayoutError, match="unknown layout"):
         face.to_layout("nix")

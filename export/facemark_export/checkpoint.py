@@ -43,6 +43,21 @@ def write(
     replace_file(path, lambda temporary: save_file(tensors, temporary, metadata))
 
 
+def is_ours(path: Path) -> bool:
+    """Whether a file is a checkpoint that `write` wrote: safetensors with a model's spec.
+
+    Raises:
+        CheckpointError: No such file.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint at {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return METADATA_KEY in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
+
+
 def read(path: Path) -> Checkpoint:
     """Read a checkpoint that `write` wrote.
 

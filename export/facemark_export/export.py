@@ -3,93 +3,114 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from facemark_export import checkpoint
+import onnx
+
+from facemark_export.decode_graph import decode_model
 from facemark_export.graph import ExportGraph
-from facemark_export.networks import build_network
-from facemark_export.onnx_file import write_onnx
-from facemark_export.parity import ParityReport, check_parity
-from facemark_sdk import __version__
-from facemark_sdk.errors import CheckpointError, FacemarkError, ModelError
+from facemark_export.onnx_file import append_decoder, network_model, save, to_fp16
+from facemark_export.parity import (
+    TOLERANCES,
+    Arrays,
+    ParityReport,
+    Pixels,
+    check_graph_decoder,
+    check_parity,
+    torch_outputs,
+)
+from facemark_export.samples import photo_batches, structured_batches
+from facemark_export.source import Choices, read_source
+from facemark_sdk.backends import create_backend
+from facemark_sdk.errors import FacemarkError, ModelError
 from facemark_sdk.files import replace_file
-from facemark_sdk.spec import CropRule
+from facemark_sdk.spec import ModelSpec
 
 
 class ParityError(FacemarkError):
     """The exported file does not compute what the checkpoint does."""
 
 
+@dataclass(frozen=True)
+class ExportReport:
+    """What was proven of an exported file.
+
+    Attributes:
+        structured_images: Noise, blurred noise, ramps and flat images that were compared.
+        photos: Real crops, or photos for detectors, that were compared.
+        checks: By what was compared: ``fp32`` and, where asked for, ``fp16`` (torch against the
+            file of that precision) and ``decoder`` (the one in the graph against numpy's).
+    """
+
+    structured_images: int
+    photos: int
+    checks: dict[str, ParityReport]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-safe."""
+        return {
+            "passed": all(check.passed for check in self.checks.values()),
+            "structured_images": self.structured_images,
+            "photos": self.photos,
+            **{name: check.to_dict() for name, check in self.checks.items()},
+        }
+
+
 def export_checkpoint(
     ckpt: Path,
     out: Path,
+    choices: Choices | None = None,
     *,
-    name: str | None = None,
-    crop: CropRule | None = None,
-    score_midpoint: float | None = None,
-    det_size: int | None = None,
-    accuracy: Mapping[str, Any] | None = None,
     photos: Sequence[Path] = (),
-) -> ParityReport:
+    progress: Callable[[str], None] = lambda stage: None,
+) -> ExportReport:
     """Export a checkpoint to one self-describing ONNX file, with its report beside it.
 
     Args:
-        ckpt: A ``best.safetensors`` or ``last.safetensors`` of facemark-train.
+        ckpt: What facemark-train wrote, or a published checkpoint (`read_source`).
         out: The ONNX file; ``OUT.report.json`` is written beside it.
-        name: The model's name in its spec; the checkpoint's own when None.
-        crop: The crop rule for detector boxes; the checkpoint's own when None.
-        score_midpoint: For detectors, the network's own score that shall read 0.5; None leaves
-            scores alone.
-        det_size: For detectors, the default longest side of the image as the network sees it.
-        accuracy: Measured figures for the spec.
+        choices: What the checkpoint leaves open.
         photos: Real images for the parity check.
+        progress: Told what is being done.
 
     Raises:
-        CheckpointError: The checkpoint cannot be read or does not fit its own spec.
-        ModelError: An option is out of range or for another kind of model.
+        CheckpointError: The checkpoint cannot be read, is of no known kind, or leaves something
+            open that `choices` do not say.
+        ModelError: A choice is out of range or for another kind of model.
         ParityError: Out of tolerance; nothing is written then.
     """
-    stored = checkpoint.read(ckpt)
-    network = build_network(stored.spec)
-    try:
-        network.load_state_dict(dict(stored.weights))
-    except RuntimeError as error:
-        raise CheckpointError(f"{ckpt} does not fit its own spec: {error}") from None
-    params = dict(stored.spec.decoder_params)
-    if score_midpoint is not None:
-        if stored.spec.task != "detection" or not 0 < score_midpoint < 1:
-            raise ModelError("score_midpoint is for detectors, a number between 0 and 1")
-        params["score_midpoint"] = score_midpoint
-    if det_size is not None:
-        if stored.spec.task != "detection" or det_size < 1:
-            raise ModelError("det_size is for detectors, a whole number above 0")
-        params["det_size"] = det_size
-    spec = dataclasses.replace(
-        stored.spec,
-        decoder_params=params,
-        name=name or stored.spec.name,
-        crop=crop or stored.spec.crop,
-        accuracy=dict(accuracy or {}),
-        producer=f"facemark-export {__version__}",
-        source_sha256=hashlib.sha256(ckpt.read_bytes()).hexdigest(),
-    )
+    choices = choices or Choices()
+    progress("reading the checkpoint")
+    network, spec = read_source(ckpt, choices)
+    if spec.task == "detection" and choices.decode == "graph":
+        raise ModelError("--decode graph is for landmark models; a detector's faces vary in number")
     graph = ExportGraph(network, spec).eval()
-    reports: list[ParityReport] = []
+    structured, photographed = structured_batches(spec), photo_batches(spec, photos)
+    batches = structured + photographed
+    progress("running torch")
+    reference = torch_outputs(graph, batches)
+    reports: list[ExportReport] = []
 
     def write(temporary: Path) -> None:
-        write_onnx(graph, spec, temporary)
-        report = check_parity(graph, spec, temporary, photos)
-        if not report.passed:
-            raise ParityError(
-                f"torch and the exported file differ by {report.largest_px:.3f} px "
-                f"(tolerance {report.tolerance_px}) and {report.largest_score_difference:.4f} in "
-                f"scores (tolerance {report.tolerance_score}); {out} is not written"
-            )
-        reports.append(report)
+        making = _Making(spec, batches, reference, progress)
+        progress("tracing the network")
+        model = making.prove("fp32", network_model(graph, spec), temporary)
+        if choices.precision == "fp16":
+            progress("converting to fp16")
+            model = making.prove("fp16", to_fp16(model), temporary)
+        if choices.decode == "graph":
+            progress("putting the decoder into the graph")
+            making.prove_decoder(model, temporary)
+        for name, check in making.checks.items():
+            if not check.passed:
+                raise ParityError(_failure(name, check, out))
+        count = sum(map(len, structured))
+        reports.append(ExportReport(count, sum(map(len, photographed)), making.checks))
 
     out.parent.mkdir(parents=True, exist_ok=True)
     replace_file(out, write)
@@ -97,3 +118,63 @@ def export_checkpoint(
     text = json.dumps(record, indent=2) + "\n"
     replace_file(out.with_name(f"{out.name}.report.json"), lambda t: t.write_text(text))
     return reports[0]
+
+
+class _Making:
+    """A file in the making: each step is written and compared with the step before."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        batches: Sequence[Pixels],
+        reference: Sequence[Arrays],
+        progress: Callable[[str], None],
+    ) -> None:
+        self.spec, self.batches, self.reference = spec, batches, reference
+        self.progress = progress
+        self.checks: dict[str, ParityReport] = {}
+
+    def prove(self, precision: Any, model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+        """Write a model of some precision and compare it with torch."""
+        self.spec = dataclasses.replace(self.spec, precision=precision)
+        save(model, self.spec, path)
+        self.progress(f"comparing the {precision} file with torch")
+        self.checks[precision] = check_parity(
+            self.spec,
+            self.batches,
+            self.reference,
+            create_backend("cpu", path),
+            TOLERANCES[precision],
+        )
+        return model
+
+    def prove_decoder(self, network: onnx.ModelProto, path: Path) -> None:
+        """Append the decoder, write, and compare with numpy's decoder on the same network."""
+        alone = create_backend("cpu", path)
+        shapes = {name: maps.shape[1:] for name, maps in self.reference[0].items()}
+        decoder = decode_model(self.spec, shapes)
+        outputs = [entry.name for entry in decoder.graph.output]
+        params = {**self.spec.decoder_params, "decoder": self.spec.decoder}
+        spec = dataclasses.replace(
+            self.spec,
+            decoder="graph",
+            decoder_params={**params, "covariances": "covariances" in outputs},
+        )
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            whole = Path(folder) / path.name
+            save(append_decoder(network, decoder), spec, whole)
+            self.progress("comparing the decoder in the graph with numpy's")
+            self.checks["decoder"] = check_graph_decoder(
+                self.spec, self.batches, alone, create_backend("cpu", whole)
+            )
+            whole.replace(path)
+
+
+def _failure(name: str, check: ParityReport, out: Path) -> str:
+    allowed = check.tolerance
+    return (
+        f"{name}: torch and the exported file differ by {check.largest_px:.3f} px (tolerance "
+        f"{allowed.px}), {check.largest_score_difference:.4f} in scores (tolerance "
+        f"{allowed.score}), with {check.ties} ties of {check.points} points (tolerance "
+        f"{allowed.ties:.0%}); {out} is not written"
+    )

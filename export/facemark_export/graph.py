@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from facemark_export.networks.normalise import Normalise
-from facemark_sdk.decode.pip import OUTPUT_NAMES as PIP_OUTPUTS
+from facemark_sdk.decode import find_decoder
 from facemark_sdk.detect.retinaface import OUTPUT_NAMES as DETECTION_OUTPUTS
 from facemark_sdk.spec import ModelSpec
 
@@ -23,19 +24,27 @@ class ExportGraph(nn.Module):
     def __init__(self, network: nn.Module, spec: ModelSpec) -> None:
         super().__init__()
         self.normalise, self.network = Normalise(spec.input), network
-        self.detects = spec.task == "detection"
+        self.family = spec.family
         # Hard-negative mining shows the classifier far fewer backgrounds than photos hold, so its
         # raw scores are too high: the one with the best F1 is made to read 0.5.
         midpoint = float(spec.decoder_params.get("score_midpoint", 0.5))
         self.shift = math.log(midpoint / (1 - midpoint))
-        self.outputs = DETECTION_OUTPUTS if self.detects else PIP_OUTPUTS
+        self.outputs = DETECTION_OUTPUTS if spec.task == "detection" else find_decoder(spec).outputs
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """The outputs in the order of `outputs`."""
-        outputs = self.network(self.normalise(image))
-        if self.detects:
+        return self._named(self.network(self.normalise(image)))[: len(self.outputs)]
+
+    def _named(self, outputs: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The network's outputs as decoders read them; a decoder may leave out the last."""
+        if isinstance(outputs, Tensor):
+            return (outputs,)
+        if self.family == "retinaface":
             loc, logits, landms = outputs
             return loc, torch.sigmoid(logits[..., 1] - logits[..., 0] - self.shift), landms
+        if self.family == "hih":  # the last stack counts (COMPAT 3.1)
+            heatmaps, offsets = outputs
+            return heatmaps[:, -1], offsets[:, -1]
         return tuple(outputs)
 
 

@@ -6,28 +6,30 @@ import contextlib
 import io
 import logging
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import onnx
 import onnxslim
 import torch
+from onnx import compose
 
 from facemark_export.graph import ExportGraph, example_image
 from facemark_sdk.spec import METADATA_KEY, ModelSpec
 
 OPSET = 18
+IR_VERSION = 10
 
 
-def write_onnx(graph: ExportGraph, spec: ModelSpec, path: Path) -> None:
-    """Export a graph and embed its spec.
+def network_model(graph: ExportGraph, spec: ModelSpec) -> onnx.ModelProto:
+    """A network as a slimmed ONNX model, float32, opset 18.
 
     The batch is dynamic, and so are height and width where the spec's input size is 0.
 
     Args:
         graph: In evaluation mode.
-        spec: Goes into the metadata under ``facemark``.
-        path: Where to write; the caller renames.
+        spec: Says the input's size.
     """
     dynamic: dict[int, Any] = {0: torch.export.Dim("batch")}
     if not spec.input.width:
@@ -35,26 +37,76 @@ def write_onnx(graph: ExportGraph, spec: ModelSpec, path: Path) -> None:
         stride = int(spec.decoder_params["stride"])
         dynamic[1] = stride * torch.export.Dim("rows", max=512)
         dynamic[2] = stride * torch.export.Dim("columns", max=512)
+    return export_module(
+        graph, (example_image(spec, batch=2),), ["image"], graph.outputs, (dynamic,)
+    )
+
+
+def export_module(
+    module: torch.nn.Module,
+    arguments: tuple[torch.Tensor, ...],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    dynamic_shapes: Any,
+) -> onnx.ModelProto:
+    """A torch module as a slimmed ONNX model with named inputs and outputs."""
     program = _quietly(
         torch.onnx.export,
-        graph,
-        (example_image(spec, batch=2),),
+        module,
+        arguments,
         dynamo=True,
         opset_version=OPSET,
-        input_names=["image"],
-        output_names=list(graph.outputs),
-        dynamic_shapes=(dynamic,),
+        input_names=list(inputs),
+        output_names=list(outputs),
+        dynamic_shapes=dynamic_shapes,
         optimize=True,
         verbose=False,
     )
     model = onnxslim.slim(program.model_proto)
+    model.ir_version = IR_VERSION
+    del model.metadata_props[:]
+    model.doc_string = ""
+    return model
+
+
+def to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with half-precision weights and arithmetic; inputs and outputs keep their types."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    converted: onnx.ModelProto = _quietly(convert_float_to_float16, model, keep_io_types=True)
+    return converted
+
+
+def append_decoder(network: onnx.ModelProto, decoder: onnx.ModelProto) -> onnx.ModelProto:
+    """One model of a network and the decoder that reads its outputs by name."""
+    wanted = [entry.name for entry in decoder.graph.output]
+    decoder = compose.add_prefix(decoder, "decode/")
+    merged = compose.merge_models(
+        network,
+        decoder,
+        io_map=[(e.name, f"decode/{e.name}") for e in network.graph.output],
+    )
+    _rename_outputs(merged.graph, {f"decode/{name}": name for name in wanted})
+    return merged
+
+
+def save(model: onnx.ModelProto, spec: ModelSpec, path: Path) -> None:
+    """Write a model with its spec under ``facemark`` in the metadata; the caller renames."""
     del model.metadata_props[:]
     entry = model.metadata_props.add()
     entry.key, entry.value = METADATA_KEY, spec.to_json()
     model.producer_name, model.producer_version = spec.producer.partition(" ")[::2]
-    model.doc_string = ""
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
+
+
+def _rename_outputs(graph: onnx.GraphProto, names: dict[str, str]) -> None:
+    for node in graph.node:
+        for entries in (node.input, node.output):
+            for i, name in enumerate(entries):
+                entries[i] = names.get(name, name)
+    for entry in graph.output:
+        entry.name = names[entry.name]
 
 
 def _quietly(function: Any, *args: Any, **kwargs: Any) -> Any:

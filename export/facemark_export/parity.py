@@ -3,30 +3,54 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from facemark_export.graph import ExportGraph, example_image
-from facemark_sdk import load_image
-from facemark_sdk.backends import create_backend
+from facemark_export.graph import ExportGraph
+from facemark_sdk.backends import Backend
 from facemark_sdk.decode import make_decoder
 from facemark_sdk.detect import retinaface
-from facemark_sdk.spec import ModelSpec
+from facemark_sdk.spec import ModelSpec, Precision
 
-TOLERANCE_PX = 0.05
-TOLERANCE_SCORE = 1e-3
 BEST_PRIORS = 200
 """Of a detector's priors, so many with the best scores are compared in each image."""
-_BATCH = 16
+ARGMAX_MAPS = ("cls", "heatmaps", "offsets")
+"""Outputs whose best cell a decoder looks for."""
 
+Pixels = NDArray[np.uint8]
 Arrays = dict[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """What a file may differ by from torch.
+
+    Attributes:
+        px: Largest distance of a point from its twin, in input pixels.
+        score: Largest difference of a score.
+        rounding: Share of an output's range by which its values may differ and still count as the
+            same but for rounding.
+        ties: Share of the points that may move in images whose outputs agree but for rounding: a
+            best cell chosen between two that are as good as equal.
+    """
+
+    px: float
+    score: float
+    rounding: float
+    ties: float
+
+
+TOLERANCES: dict[Precision, Tolerance] = {
+    "fp32": Tolerance(px=0.05, score=1e-3, rounding=1e-4, ties=0.01),
+    "fp16": Tolerance(px=0.5, score=0.02, rounding=5e-3, ties=0.10),
+}
+DECODE_TOLERANCE = Tolerance(px=1e-3, score=1e-4, rounding=0.0, ties=0.0)
+"""Of the decoder inside the graph against numpy's, on the same maps."""
 
 
 @dataclass(frozen=True)
@@ -34,145 +58,201 @@ class ParityReport:
     """Differences between torch and the written file, over all test images.
 
     Attributes:
-        structured_images: Noise, blurred noise, ramps and flat images that were compared.
-        photos: Real photos that were compared.
+        images: Images that were compared.
         largest_map_difference: Over all raw outputs.
         points: Points that were compared: landmarks, or corners and kps of the best priors.
-        largest_px: Largest distance between a decoded point and its twin, in input pixels.
-        mean_px: Mean of those distances.
+        largest_px: Largest distance between a decoded point and its twin, in input pixels, ties
+            left out.
+        mean_px: Mean of the distances, ties included.
+        ties: Points farther than the tolerance in images whose outputs agree but for rounding.
         largest_score_difference: Of landmark scores, or of face probabilities.
-        argmax_flips: Landmarks whose best cell differs (0 for detectors).
+        argmax_flips: Maps whose best cell differs (0 for detectors).
         flip_margins: For each flip, by how much torch's best cell beat the other.
-        tolerance_px: What `largest_px` may be.
-        tolerance_score: What `largest_score_difference` may be.
+        tolerance: What the differences may be.
     """
 
-    structured_images: int
-    photos: int
+    images: int
     largest_map_difference: float
     points: int
     largest_px: float
     mean_px: float
+    ties: int
     largest_score_difference: float
     argmax_flips: int
     flip_margins: tuple[float, ...]
-    tolerance_px: float = TOLERANCE_PX
-    tolerance_score: float = TOLERANCE_SCORE
+    tolerance: Tolerance
 
     @property
     def passed(self) -> bool:
         """Whether the file may be kept. NaN fails."""
         return (
             self.points > 0
-            and self.largest_px <= self.tolerance_px
-            and self.largest_score_difference <= self.tolerance_score
+            and self.largest_px <= self.tolerance.px
+            and self.largest_score_difference <= self.tolerance.score
+            and self.ties <= self.tolerance.ties * self.points
         )
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe."""
-        return {**dataclasses.asdict(self), "passed": self.passed}
+        return {"passed": self.passed, **dataclasses.asdict(self)}
+
+
+def torch_outputs(graph: ExportGraph, batches: Iterable[Pixels]) -> list[Arrays]:
+    """What the checkpoint itself computes, batch by batch; `graph` is in evaluation mode."""
+    found = []
+    for batch in batches:
+        with torch.inference_mode():
+            tensors = graph(torch.from_numpy(batch))
+        found.append({n: t.numpy() for n, t in zip(graph.outputs, tensors, strict=True)})
+    return found
 
 
 def check_parity(
-    graph: ExportGraph, spec: ModelSpec, path: Path, photos: Sequence[Path] = ()
+    spec: ModelSpec,
+    batches: Sequence[Pixels],
+    reference: Sequence[Arrays],
+    backend: Backend,
+    tolerance: Tolerance,
 ) -> ParityReport:
-    """Run torch and ONNX Runtime on the same images and compare.
+    """Run a written file on the images and compare with torch.
 
     Args:
-        graph: The torch side, in evaluation mode.
         spec: Says how to decode.
-        path: The written file.
-        photos: Real images, resized to the input; structured images are always used.
-
-    Raises:
-        ImageError: A photo cannot be read.
+        batches: (N, H, W, 3) each.
+        reference: `torch_outputs` of the same batches.
+        backend: The written file, its raw outputs.
+        tolerance: What differences are allowed.
     """
-    backend = create_backend("cpu", path)
-    structured, photographed = _structured(spec), _photographed(spec, photos)
-    map_differences, distances, score_differences, margins = [], [], [], []
-    for batch in structured + photographed:
-        with torch.inference_mode():
-            tensors = graph(torch.from_numpy(batch))
-        ours = {n: t.numpy() for n, t in zip(graph.outputs, tensors, strict=True)}
+    decode = _Decode(spec)
+    differences, margins = _Differences(), []
+    for batch, ours in zip(batches, reference, strict=True):
         theirs = backend.run({"image": batch})
-        map_differences += [float(np.abs(ours[n] - theirs[n]).max()) for n in graph.outputs]
-        compare = _landmarks if spec.task == "landmarks" else _detections
-        points, scores = compare(spec, batch, ours, theirs)
-        distances.append(np.linalg.norm(points, axis=-1).ravel())
-        score_differences.append(float(np.abs(scores).max()))
-        if "cls" in ours:
-            margins += _flip_margins(ours["cls"], theirs["cls"])
-    every = np.concatenate(distances)
-    return ParityReport(
-        structured_images=sum(map(len, structured)),
-        photos=sum(map(len, photographed)),
-        largest_map_difference=max(map_differences),
-        points=every.size,
-        largest_px=float(every.max()),
-        mean_px=float(every.mean()),
-        largest_score_difference=max(score_differences),
-        argmax_flips=len(margins),
-        flip_margins=tuple(margins),
-    )
+        same = _agreeing(ours, theirs, tolerance.rounding)
+        differences.add(decode(batch, ours, ours), decode(batch, theirs, ours), same, tolerance)
+        differences.maps.extend(float(np.abs(ours[n] - theirs[n]).max()) for n in ours)
+        for name in ARGMAX_MAPS:
+            if name in ours:
+                margins += _flip_margins(ours[name], theirs[name])
+    return differences.report(tolerance, tuple(margins))
 
 
-def _structured(spec: ModelSpec) -> list[NDArray[np.uint8]]:
-    """Batches of 1, 3 and 17, of several sizes where the graph takes any."""
-    batches = []
-    for seed, count in enumerate((1, 3, 17)):
-        batch = example_image(spec, count, seed).numpy()
-        if not spec.input.width:
-            batch = np.ascontiguousarray(batch[:, : 256 - 96 * seed, : 320 - 64 * seed])
-        for i in range(1, count):
-            kind = i % 4
-            if kind in (1, 2):
-                blurred = cv2.GaussianBlur(batch[i], (0, 0), 4.0 * kind)
-                batch[i] = cv2.normalize(blurred, None, 0, 255, cv2.NORM_MINMAX)  # type: ignore[call-overload]
-            elif kind == 3:
-                ramp = np.linspace(0, 255, batch.shape[2]).astype(np.uint8)
-                batch[i] = ramp[None, :, None]
-            elif i % 8 == 0:
-                batch[i] = 16 * i % 256
-        batches.append(batch)
-    return batches
+def check_graph_decoder(
+    spec: ModelSpec, batches: Sequence[Pixels], network: Backend, whole: Backend
+) -> ParityReport:
+    """Compare a file with its decoder inside with numpy's decoder on the same network's outputs.
+
+    Args:
+        spec: The network's, with the decoder by its own name.
+        batches: (N, H, W, 3) each.
+        network: The file without its decoder.
+        whole: The file with it.
+    """
+    decode = _Decode(spec)
+    differences = _Differences()
+    for batch in batches:
+        maps = network.run({"image": batch})
+        found = whole.run({"image": batch})
+        inside = (_near(found["points"], batch), found["scores"])
+        unlike = np.zeros(len(batch), bool)
+        differences.add(decode(batch, maps, maps), inside, unlike, DECODE_TOLERANCE)
+        differences.maps.append(0.0)
+    return differences.report(DECODE_TOLERANCE, ())
 
 
-def _photographed(spec: ModelSpec, photos: Sequence[Path]) -> list[NDArray[np.uint8]]:
-    height, width = example_image(spec, 1).shape[1:3]
-    resized = [cv2.resize(load_image(photo), (width, height)) for photo in photos]
-    return [np.stack(resized[i : i + _BATCH]) for i in range(0, len(resized), _BATCH)]  # type: ignore[misc]
+class _Decode:
+    """A model's outputs as points in input pixels and scores."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self.size = np.float32(spec.input.width)
+        self.decode = make_decoder(spec) if spec.task == "landmarks" else None
+
+    def __call__(
+        self, batch: Pixels, outputs: Arrays, chosen_by: Arrays
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Points (N, P, 2) and scores (N, Q); `chosen_by` says which priors are the best."""
+        if self.decode is None:
+            points, scores = _best_priors(batch, outputs, chosen_by), outputs["scores"]
+        else:
+            found = self.decode(outputs)
+            points, scores = found.points * self.size, found.scores
+        return _near(points, batch), scores
 
 
-def _landmarks(
-    spec: ModelSpec, batch: NDArray[np.uint8], ours: Arrays, theirs: Arrays
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Differences of points in input pixels, and of scores, through the SDK's own decoder."""
-    decode = make_decoder(spec)
-    a, b = decode(ours), decode(theirs)
-    return (a.points - b.points) * np.float32(spec.input.width), a.scores - b.scores
+def _near(points: NDArray[np.float32], batch: Pixels) -> NDArray[np.float32]:
+    """Points no farther than an image's side outside of it: beyond, pixels do not matter."""
+    sides = np.array(batch.shape[2:0:-1], np.float32)
+    return np.clip(points, -sides, 2 * sides)
 
 
-def _detections(
-    spec: ModelSpec, batch: NDArray[np.uint8], ours: Arrays, theirs: Arrays
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Differences of corners and kps of the best priors in input pixels, and of all scores."""
+def _best_priors(batch: Pixels, outputs: Arrays, chosen_by: Arrays) -> NDArray[np.float32]:
+    """Corners and kps of each image's best priors."""
     priors = retinaface.priors(*batch.shape[1:3])
     points = []
     for n in range(len(batch)):
-        best = np.argsort(-ours["scores"][n], kind="stable")[:BEST_PRIORS]
-        decoded = []
-        for outputs in (ours, theirs):
-            boxes = retinaface.decode_boxes(outputs["loc"][n, best], priors[best])
-            kps = retinaface.decode_points(outputs["landms"][n, best], priors[best])
-            decoded.append(np.concatenate((boxes.reshape(-1, 2, 2), kps), axis=1))
-        points.append(decoded[0] - decoded[1])
-    return np.concatenate(points), ours["scores"] - theirs["scores"]
+        best = np.argsort(-chosen_by["scores"][n], kind="stable")[:BEST_PRIORS]
+        boxes = retinaface.decode_boxes(outputs["loc"][n, best], priors[best])
+        kps = retinaface.decode_points(outputs["landms"][n, best], priors[best])
+        points.append(np.concatenate((boxes.reshape(-1, 2, 2), kps), axis=1).reshape(-1, 2))
+    return np.stack(points)
 
 
-def _flip_margins(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> list[float]:
+class _Differences:
+    """Differences as they come in, batch by batch."""
+
+    def __init__(self) -> None:
+        self.maps: list[float] = []
+        self.distances: list[NDArray[np.float32]] = []
+        self.scores: list[float] = []
+        self.largest, self.ties, self.images = 0.0, 0, 0
+
+    def add(
+        self,
+        ours: tuple[NDArray[np.float32], NDArray[np.float32]],
+        theirs: tuple[NDArray[np.float32], NDArray[np.float32]],
+        same: NDArray[np.bool_],
+        tolerance: Tolerance,
+    ) -> None:
+        """Take in a batch: points, scores, and in which images the outputs agree."""
+        distances = np.linalg.norm(ours[0] - theirs[0], axis=-1)
+        ties = (distances > tolerance.px) & same[:, None]
+        self.distances.append(distances)
+        self.scores.append(float(np.abs(ours[1] - theirs[1]).max()))
+        self.largest = max(self.largest, float(np.where(ties, 0.0, distances).max()))
+        self.ties += int(ties.sum())
+        self.images += len(distances)
+
+    def report(self, tolerance: Tolerance, margins: tuple[float, ...]) -> ParityReport:
+        every = np.concatenate([part.ravel() for part in self.distances])
+        # max() would leave a NaN out
+        largest = self.largest if np.isfinite(every).all() else float("nan")
+        return ParityReport(
+            images=self.images,
+            largest_map_difference=max(self.maps),
+            points=every.size,
+            largest_px=largest,
+            mean_px=float(every.mean()),
+            ties=self.ties,
+            largest_score_difference=float(np.max(self.scores)),
+            argmax_flips=len(margins),
+            flip_margins=margins,
+            tolerance=tolerance,
+        )
+
+
+def _agreeing(ours: Arrays, theirs: Arrays, rounding: float) -> NDArray[np.bool_]:
+    """In which images (N,) every output's values agree to within `rounding` of its range."""
+    agree = []
+    for name, a in ours.items():
+        axes = tuple(range(1, a.ndim))
+        span = a.max(axis=axes) - a.min(axis=axes)
+        agree.append(np.abs(a - theirs[name]).max(axis=axes) <= rounding * span)
+    return np.all(agree, axis=0)
+
+
+def _flip_margins(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> Iterator[float]:
     """By how much torch's best cell beats the one that the file chose, where they differ."""
     cells = ours.shape[-2] * ours.shape[-1]
     a, b = ours.reshape(-1, cells), theirs.reshape(-1, cells)
     best, other = a.argmax(1), b.argmax(1)
-    rows = np.flatnonzero(best != other)
-    return [float(a[r, best[r]] - a[r, other[r]]) for r in rows]
+    for row in np.flatnonzero(best != other):
+        yield float(a[row, best[row]] - a[row, other[row]])

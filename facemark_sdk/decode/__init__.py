@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from facemark_sdk.decode import barycentre, dark, graph, heatmap, hih, pip
 from facemark_sdk.decode.decoded import Decoded, Decoder
-from facemark_sdk.decode.pip import OUTPUT_NAMES, pip_decoder
 from facemark_sdk.errors import ModelError
 from facemark_sdk.spec import ModelSpec
 
@@ -23,7 +23,17 @@ class DecoderKind:
     make: Callable[[ModelSpec], Decoder]
 
 
-DECODERS: dict[str, DecoderKind] = {"pip": DecoderKind(OUTPUT_NAMES, pip_decoder)}
+DECODERS: dict[str, DecoderKind] = {
+    "pip": DecoderKind(pip.OUTPUT_NAMES, pip.pip_decoder),
+    "argmax": DecoderKind(heatmap.OUTPUT_NAMES, heatmap.argmax_decoder),
+    "quarter_shift": DecoderKind(heatmap.OUTPUT_NAMES, heatmap.quarter_shift_decoder),
+    "dark": DecoderKind(heatmap.OUTPUT_NAMES, dark.dark_decoder),
+    "local_soft_argmax": DecoderKind(heatmap.OUTPUT_NAMES, heatmap.local_soft_argmax_decoder),
+    "barycentre": DecoderKind(heatmap.OUTPUT_NAMES, barycentre.barycentre_decoder),
+    "barycentre_sum": DecoderKind(heatmap.OUTPUT_NAMES, barycentre.barycentre_sum_decoder),
+    "hih": DecoderKind(hih.OUTPUT_NAMES, hih.hih_decoder),
+    "graph": DecoderKind(graph.OUTPUT_NAMES, graph.graph_decoder),
+}
 
 
 def find_decoder(spec: ModelSpec) -> DecoderKind:

@@ -1,18 +1,25 @@
-"""`FaceDetector`: the faces of an image, by a RetinaFace network."""
+"""`FaceDetector`: the faces of an image, by a RetinaFace or SCRFD network."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from facemark_sdk.detect import retinaface
+from facemark_sdk.detect import insightface, retinaface
 from facemark_sdk.errors import FacemarkError, ModelError
 from facemark_sdk.image import Image, ImageLike, load_image
 from facemark_sdk.models import ModelName, check_outputs, open_model
+from facemark_sdk.spec import ModelSpec
 
 DEFAULT_DETECTOR = "retinaface_mnet025"
+
+Float: TypeAlias = NDArray[np.float32]
+Scales: TypeAlias = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -22,7 +29,8 @@ class Detections:
     Attributes:
         boxes: (N, 4) float32, x1 y1 x2 y2.
         scores: (N,) float32 in 0..1.
-        kps: (N, 5, 2) float32: eyes, nose tip, mouth corners.
+        kps: (N, 5, 2) float32: eyes, nose tip, mouth corners; (N, 0, 2) where the network gives
+            none.
     """
 
     boxes: NDArray[np.float32]
@@ -31,6 +39,95 @@ class Detections:
 
     def __len__(self) -> int:
         return len(self.boxes)
+
+
+@dataclass(frozen=True, slots=True)
+class DetectionDecoder:
+    """How the networks of a family are fed and read.
+
+    Attributes:
+        outputs: Names of the outputs that are read.
+        sizes: From the detector's size to those at which an image is looked at, one after the
+            other until a face is found; raises FacemarkError where the network cannot take it.
+        letterbox: Fits an image into a canvas of a size; also gives the canvas' scales.
+        decode: From outputs, height and width of the canvas, and score threshold to boxes (N, 4),
+            scores (N,) and kps (N, K, 2) on the canvas.
+        to_image: From canvas coordinates (..., 2k) and scales to image coordinates.
+    """
+
+    outputs: tuple[str, ...]
+    sizes: Callable[[int], tuple[int, ...]]
+    letterbox: Callable[[Image, int], tuple[Image, Scales]]
+    decode: Callable[[Mapping[str, Float], tuple[int, int], float], tuple[Float, Float, Float]]
+    to_image: Callable[[Float, Scales], Float]
+
+
+def _retinaface(spec: ModelSpec, nms_threshold: float) -> DetectionDecoder:
+    stride = int(spec.decoder_params["stride"])
+    if stride < 1:
+        raise ValueError(f"stride must be at least 1, got {stride}")
+
+    def decode(
+        outputs: Mapping[str, Float], sides: tuple[int, int], threshold: float
+    ) -> tuple[Float, Float, Float]:
+        return retinaface.decode(
+            outputs["loc"][0],
+            outputs["scores"][0],
+            outputs["landms"][0],
+            retinaface.priors(*sides),
+            score_threshold=threshold,
+            nms_threshold=nms_threshold,
+        )
+
+    return DetectionDecoder(
+        outputs=retinaface.OUTPUT_NAMES,
+        # A face larger than the frame is too large for the network's widest view: a second look at
+        # half the size finds it for a quarter of the time.
+        sizes=lambda size: (size, max(1, size // 2)),
+        letterbox=partial(retinaface.letterbox, stride=stride),
+        decode=decode,
+        to_image=retinaface.to_image,
+    )
+
+
+def _insightface(spec: ModelSpec, nms_threshold: float) -> DetectionDecoder:
+    heads = insightface.Heads.from_params(spec.decoder_params)
+    width, height = spec.input.width, spec.input.height  # 0: any
+
+    def sizes(size: int) -> tuple[int, ...]:
+        if width and size != max(width, height):
+            raise FacemarkError(
+                f"det_size must be {max(width, height)}, as model {spec.name!r} takes "
+                f"{width} x {height} pixels only; got {size}"
+            )
+        if not width and size % max(heads.strides):
+            raise FacemarkError(
+                f"det_size must be a multiple of {max(heads.strides)} for model {spec.name!r}, "
+                f"got {size}"
+            )
+        return (size,)
+
+    def decode(
+        outputs: Mapping[str, Float], sides: tuple[int, int], threshold: float
+    ) -> tuple[Float, Float, Float]:
+        return insightface.decode(
+            outputs, heads, sides, score_threshold=threshold, nms_threshold=nms_threshold
+        )
+
+    return DetectionDecoder(
+        outputs=heads.output_names,
+        sizes=sizes,
+        letterbox=lambda image, size: insightface.letterbox(image, width or size, height or size),
+        decode=decode,
+        to_image=insightface.to_image,
+    )
+
+
+DECODERS: dict[str, Callable[[ModelSpec, float], DetectionDecoder]] = {
+    "retinaface": _retinaface,
+    "insightface": _insightface,
+}
+"""By the name that a spec states; each takes the spec and the overlap that suppresses."""
 
 
 class FaceDetector:
@@ -53,7 +150,8 @@ class FaceDetector:
             threads: CPU threads; None leaves it to the runtime.
             score_threshold: Faces that score less are left out; None takes the model's own.
             det_size: The image's longer side as the network sees it, in pixels; larger finds
-                smaller faces and takes longer; None takes the model's own.
+                smaller faces and takes longer; None takes the model's own, and must where a model
+                takes one size only.
 
         Raises:
             ModelError: Not found, damaged, without a spec, or no face detector.
@@ -63,25 +161,22 @@ class FaceDetector:
             name_or_path, task="detection", backend=backend, threads=threads
         )
         params = self.spec.decoder_params
-        if self.spec.decoder != "retinaface":
+        if self.spec.decoder not in DECODERS:
             raise ModelError(
                 f"model {self.spec.name!r} needs decoder {self.spec.decoder!r}, which this version "
-                "of facemark-sdk does not have; detectors here use 'retinaface'"
+                f"of facemark-sdk does not have; detectors here use: {', '.join(DECODERS)}"
             )
         try:
-            self._stride = int(params["stride"])
-            self._nms_threshold = float(params["nms_threshold"])
+            nms_threshold = float(params["nms_threshold"])
             own_threshold, own_size = float(params["score_threshold"]), int(params["det_size"])
+            if not 0 <= nms_threshold <= 1:
+                raise ValueError(f"nms_threshold must be from 0 to 1, got {nms_threshold}")
+            self._decoder = DECODERS[self.spec.decoder](self.spec, nms_threshold)
         except (KeyError, TypeError, ValueError) as error:
             raise ModelError(
                 f"model {self.spec.name!r} lacks a decoder parameter or has a bad one: {error}"
             ) from None
-        if self._stride < 1 or not 0 <= self._nms_threshold <= 1:
-            raise ModelError(
-                f"model {self.spec.name!r}: stride must be at least 1 and nms_threshold from 0 to "
-                f"1, got {self._stride} and {self._nms_threshold}"
-            )
-        check_outputs(self._backend, self.spec, retinaface.OUTPUT_NAMES)
+        check_outputs(self._backend, self.spec, self._decoder.outputs)
         self.score_threshold = check_score_threshold(
             own_threshold if score_threshold is None else score_threshold
         )
@@ -90,6 +185,7 @@ class FaceDetector:
             raise FacemarkError(
                 f"det_size must be a whole number of at least 1, got {self.det_size!r}"
             )
+        self._sizes = self._decoder.sizes(self.det_size)
 
     @property
     def backend(self) -> str:
@@ -99,8 +195,7 @@ class FaceDetector:
     def __call__(self, image: ImageLike) -> Detections:
         """Find the faces of an image; no face is empty arrays.
 
-        Where nothing is found, the image is looked at once more at half the size, for a quarter of
-        the time: a face larger than the frame is too large for the network's widest view before.
+        Where a ``retinaface`` network finds nothing, it looks once more at half the size.
 
         Args:
             image: Path, array or Pillow image, as for `load_image`.
@@ -109,24 +204,23 @@ class FaceDetector:
             ImageError: The image cannot be used.
         """
         pixels = load_image(image)
-        found = self._look(pixels, self.det_size)
-        return found if len(found) else self._look(pixels, max(1, self.det_size // 2))
+        for size in self._sizes:
+            found = self._look(pixels, size)
+            if len(found):
+                break
+        return found
 
     def _look(self, image: Image, size: int) -> Detections:
-        canvas, scales = retinaface.letterbox(image, size, self._stride)
+        decoder = self._decoder
+        canvas, scales = decoder.letterbox(image, size)
         outputs = self._backend.run({"image": canvas[None]})
-        boxes, scores, kps = retinaface.decode(
-            outputs["loc"][0],
-            outputs["scores"][0],
-            outputs["landms"][0],
-            retinaface.priors(*canvas.shape[:2]),
-            score_threshold=self.score_threshold,
-            nms_threshold=self._nms_threshold,
+        boxes, scores, kps = decoder.decode(
+            outputs, (canvas.shape[0], canvas.shape[1]), self.score_threshold
         )
         return Detections(
-            boxes=retinaface.to_image(boxes, scales),
+            boxes=decoder.to_image(boxes, scales),
             scores=scores,
-            kps=retinaface.to_image(kps, scales),
+            kps=decoder.to_image(kps, scales),
         )
 
     def __repr__(self) -> str:

@@ -1,26 +1,20 @@
 """iBUG 68 points (300W, Menpo, AFW): flip table from COMPAT section 4, NME pair 36-45."""
 
-from facemark_sdk.layouts.layout import Layout, chain
-
-
-def _names() -> tuple[str, ...]:
-    parts = (
-        ("jaw", 17),
-        ("right_brow", 5),
-        ("left_brow", 5),
-        ("nose_bridge", 4),
-        ("nose_base", 5),
-        ("right_eye", 6),
-        ("left_eye", 6),
-        ("outer_lip", 12),
-        ("inner_lip", 8),
-    )
-    return tuple(f"{part}_{i}" for part, count in parts for i in range(count))
-
+from facemark_sdk.layouts.layout import Layout, chain, numbered
 
 IBUG68 = Layout(
     name="ibug68",
-    names=_names(),
+    names=numbered(
+        jaw=17,
+        right_brow=5,
+        left_brow=5,
+        nose_bridge=4,
+        nose_base=5,
+        right_eye=6,
+        left_eye=6,
+        outer_lip=12,
+        inner_lip=8,
+    ),
     flip_pairs=(
         *((i, 16 - i) for i in range(8)),
         *((17 + i, 26 - i) for i in range(5)),

@@ -20,14 +20,15 @@ class Layout:
         flip_pairs: Pairs of landmarks that change places when the image is mirrored.
         edges: Pairs of landmarks that a drawing connects.
         groups: Named parts of the face, each a tuple of landmark indices.
-        eye_corners: The two landmarks whose distance normalises errors (inter-ocular NME).
+        eye_corners: The two landmarks whose distance normalises errors (inter-ocular NME); None
+            where nobody knows which points are eyes.
     """
 
     name: str
     names: tuple[str, ...]
     flip_pairs: tuple[tuple[int, int], ...]
     edges: tuple[tuple[int, int], ...]
-    eye_corners: tuple[int, int]
+    eye_corners: tuple[int, int] | None
     groups: Mapping[str, tuple[int, ...]] = field(hash=False)
 
     @property
@@ -46,6 +47,11 @@ class Layout:
 
     def __repr__(self) -> str:
         return f"Layout({self.name!r}, {self.num_points} points)"
+
+
+def numbered(**parts: int) -> tuple[str, ...]:
+    """Names for parts of so many points each: ``jaw=2, chin=1`` gives jaw_0, jaw_1, chin_0."""
+    return tuple(f"{part}_{i}" for part, count in parts.items() for i in range(count))
 
 
 def chain(first: int, last: int, *, closed: bool = False) -> tuple[tuple[int, int], ...]:

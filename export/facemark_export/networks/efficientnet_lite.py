@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from facemark_export.networks.depthwise import DepthwiseConv
 from facemark_sdk.errors import CheckpointError
 
 MEAN = (127.0, 127.0, 127.0)
@@ -28,23 +29,6 @@ _STAGES = (
     (6, 192, 5, 2, 4),
     (6, 320, 3, 1, 1),
 )
-
-
-class DepthwiseConv(nn.Conv2d):
-    """One kernel a channel, no bias."""
-
-    def __init__(self, channels: int, kernel: int, stride: int) -> None:
-        super().__init__(
-            channels, channels, kernel, stride, kernel // 2, groups=channels, bias=False
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
-            # Measured: on CPUs the bfloat16 backward of 5x5 and stride-2 kernels is 3x slower
-            # than float32's (PyTorch 2.13, AMX machine).
-            with torch.autocast("cpu", enabled=False):
-                return super().forward(x.float())
-        return super().forward(x)
 
 
 class InvertedResidual(nn.Module):
@@ -73,7 +57,7 @@ class InvertedResidual(nn.Module):
 class EfficientNetLite0(nn.Module):
     """(N, 3, S, S) to (N, 1280, S / 32, S / 32)."""
 
-    features = 1280
+    channels = 1280
     stride = 32
 
     def __init__(self) -> None:
@@ -90,8 +74,8 @@ class EfficientNetLite0(nn.Module):
                 )
                 inputs = outputs
         self._blocks = nn.ModuleList(blocks)
-        self._conv_head = nn.Conv2d(inputs, self.features, 1, bias=False)
-        self._bn1 = nn.BatchNorm2d(self.features, eps=_EPS)
+        self._conv_head = nn.Conv2d(inputs, self.channels, 1, bias=False)
+        self._bn1 = nn.BatchNorm2d(self.channels, eps=_EPS)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu6(self._bn0(self._conv_stem(x)))

@@ -7,6 +7,10 @@ from torch import Tensor, nn
 
 from facemark_sdk.spec import InputSpec
 
+# ImageNet statistics, R G B, in units of the 0..255 image (COMPAT 1.2, 2.2, 3.2)
+IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
+IMAGENET_STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
+
 
 class Normalise(nn.Module):
     """uint8 BGR (N, H, W, 3) to float (N, 3, H, W): channel order, minus mean, over std."""

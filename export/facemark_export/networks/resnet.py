@@ -1,31 +1,23 @@
-"""ResNet-18 trunk with torchvision's key names, as published PIPNets use them (COMPAT 1.1)."""
+"""ResNet trunks with torchvision's key names, without the classifier (COMPAT 1.1)."""
 
 from __future__ import annotations
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# ImageNet statistics in units of the 0..255 image (COMPAT 1.2)
-MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
-STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
-
 
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+    expansion = 1
+
+    def __init__(self, inputs: int, width: int, stride: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
-        self.downsample = (
-            nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
-            )
-            if stride > 1 or inputs != outputs
-            else None
-        )
+        self.conv1 = nn.Conv2d(inputs, width, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.downsample = _shortcut(inputs, width, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
@@ -33,21 +25,94 @@ class BasicBlock(nn.Module):
         return F.relu(self.bn2(self.conv2(y)) + shortcut)
 
 
-class ResNet18(nn.Module):
-    """(N, 3, S, S) to (N, 512, S / 32, S / 32)."""
+class Bottleneck(nn.Module):
+    """1x1, 3x3 (which carries the stride), 1x1 to four times the width, and a shortcut."""
 
-    features = 512
+    expansion = 4
+
+    def __init__(self, inputs: int, width: int, stride: int) -> None:
+        super().__init__()
+        outputs = width * self.expansion
+        self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, outputs, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(outputs)
+        self.downsample = _shortcut(inputs, outputs, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        y = F.relu(self.bn1(self.conv1(x)))
+        y = F.relu(self.bn2(self.conv2(y)))
+        return F.relu(self.bn3(self.conv3(y)) + shortcut)
+
+
+def stack(
+    block: type[BasicBlock] | type[Bottleneck], inputs: int, width: int, blocks: int, stride: int
+) -> nn.Sequential:
+    """Blocks of one width in a row; the first takes the inputs and the stride."""
+    return nn.Sequential(
+        block(inputs, width, stride),
+        *(block(width * block.expansion, width, 1) for _ in range(blocks - 1)),
+    )
+
+
+def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential | None:
+    """A 1x1 convolution where the shapes of input and output differ."""
+    if stride == 1 and inputs == outputs:
+        return None
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+
+class ResNet(nn.Module):
+    """(N, 3, S, S) to (N, channels, S / 32, S / 32); a subclass says which block and how many."""
+
+    block: type[BasicBlock] | type[Bottleneck]
+    blocks: tuple[int, int, int, int]
+    channels: int
     stride = 32
 
     def __init__(self) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
-        self.layer1 = nn.Sequential(BasicBlock(64, 64, 1), BasicBlock(64, 64, 1))
-        self.layer2 = nn.Sequential(BasicBlock(64, 128, 2), BasicBlock(128, 128, 1))
-        self.layer3 = nn.Sequential(BasicBlock(128, 256, 2), BasicBlock(256, 256, 1))
-        self.layer4 = nn.Sequential(BasicBlock(256, 512, 2), BasicBlock(512, 512, 1))
+        grown = 64 * self.block.expansion
+        self.layer1 = stack(self.block, 64, 64, self.blocks[0], 1)
+        self.layer2 = stack(self.block, grown, 128, self.blocks[1], 2)
+        self.layer3 = stack(self.block, 2 * grown, 256, self.blocks[2], 2)
+        self.layer4 = stack(self.block, 4 * grown, 512, self.blocks[3], 2)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.pyramid(x)[-1]
+
+    def pyramid(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Features at strides 8, 16 and 32: a quarter, half and all of `channels`."""
         x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, 2, 1)
-        return self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        shallow = self.layer2(self.layer1(x))
+        middle = self.layer3(shallow)
+        return shallow, middle, self.layer4(middle)
+
+
+class ResNet18(ResNet):
+    """512 channels, 120 tensors."""
+
+    block = BasicBlock
+    blocks = (2, 2, 2, 2)
+    channels = 512
+
+
+class ResNet50(ResNet):
+    """2048 channels, 318 tensors."""
+
+    block = Bottleneck
+    blocks = (3, 4, 6, 3)
+    channels = 2048
+
+
+class ResNet101(ResNet):
+    """2048 channels, 624 tensors."""
+
+    block = Bottleneck
+    blocks = (3, 4, 23, 3)
+    channels = 2048

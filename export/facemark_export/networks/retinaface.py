@@ -1,41 +1,61 @@
-"""RetinaFace with a MobileNet-0.25 trunk, under the names of `biubug6/Pytorch_Retinaface` weights.
+"""RetinaFace under the names of `biubug6/Pytorch_Retinaface` weights (COMPAT 5.2).
 
-Source: COMPAT 5.2.
+The trunk is MobileNet v1 at a quarter of its width, or ResNet-50.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from facemark_export.networks.resnet import ResNet50
+from facemark_sdk.errors import ModelError
+
 LEAK = 0.1
-"""Negative slope of every activation, as out_channels <= 64 asks for (COMPAT 5.2)."""
-WIDTH = 64
-"""Channels of the pyramid and of the three heads' input."""
+"""Negative slope of the small trunk's activations, and of a narrow pyramid's (COMPAT 5.2)."""
+LEAKY_WIDTH = 64
+"""A pyramid or context module that gives more channels has a plain ReLU."""
 ANCHORS = 2
 """Priors a cell, on every level."""
-TRUNK_WIDTHS = (64, 128, 256)
-"""Channels of the trunk at strides 8, 16 and 32."""
+POINTS = 5
+"""Landmarks a face."""
 
 
 class RetinaFace(nn.Module):
     """Single-shot face detector: trunk, feature pyramid, context modules, three heads.
 
-    Its 300 tensors carry the published names, so that upstream checkpoints load strictly.
+    Its tensors (300 on the small trunk) carry the published names, so that upstream checkpoints
+    load strictly.
     """
 
-    def __init__(self) -> None:
-        """Build the network with random weights."""
+    def __init__(self, architecture: str = "mobilenet0.25") -> None:
+        """Build the network with random weights.
+
+        Args:
+            architecture: A key of `TRUNKS`.
+
+        Raises:
+            ModelError: The architecture is unknown.
+        """
+        if architecture not in TRUNKS:
+            raise ModelError(
+                f"unknown RetinaFace architecture {architecture!r}; known: {', '.join(TRUNKS)}"
+            )
+        trunk = TRUNKS[architecture]
         super().__init__()
-        self.body = MobileNetQuarter()
-        self.fpn = FeaturePyramid(TRUNK_WIDTHS)
-        self.ssh1 = ContextModule()
-        self.ssh2 = ContextModule()
-        self.ssh3 = ContextModule()
-        self.ClassHead = nn.ModuleList(Head(2) for _ in TRUNK_WIDTHS)
-        self.BboxHead = nn.ModuleList(Head(4) for _ in TRUNK_WIDTHS)
-        self.LandmarkHead = nn.ModuleList(Head(10) for _ in TRUNK_WIDTHS)
+        self.body = trunk.build()
+        self.fpn = FeaturePyramid(trunk.channels, trunk.width)
+        self.ssh1 = ContextModule(trunk.width)
+        self.ssh2 = ContextModule(trunk.width)
+        self.ssh3 = ContextModule(trunk.width)
+        levels = len(trunk.channels)
+        self.ClassHead = nn.ModuleList(Head(trunk.width, 2) for _ in range(levels))
+        self.BboxHead = nn.ModuleList(Head(trunk.width, 4) for _ in range(levels))
+        self.LandmarkHead = nn.ModuleList(Head(trunk.width, 2 * POINTS) for _ in range(levels))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Predict offsets from the priors of `facemark_sdk.detect.retinaface`, in their order.
@@ -88,20 +108,50 @@ class MobileNetQuarter(nn.Module):
         return shallow, middle, self.stage3(middle)
 
 
+class ResNet50Pyramid(ResNet50):
+    """ResNet-50 that gives the features of its last three layers."""
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Images (N, 3, H, W) -> features at strides 8, 16 and 32."""
+        return self.pyramid(images)
+
+
+@dataclass(frozen=True, slots=True)
+class Trunk:
+    """A trunk and the sizes of what follows it.
+
+    Attributes:
+        build: Makes the trunk.
+        channels: Of its features at strides 8, 16 and 32.
+        width: Channels of the pyramid and of the three heads' input.
+    """
+
+    build: Callable[[], nn.Module]
+    channels: tuple[int, int, int]
+    width: int
+
+
+TRUNKS = {
+    "mobilenet0.25": Trunk(MobileNetQuarter, (64, 128, 256), 64),
+    "resnet50": Trunk(ResNet50Pyramid, (512, 1024, 2048), 256),
+}
+
+
 class FeaturePyramid(nn.Module):
     """Top-down pathway: nearest upsampling, sum, one 3x3 convolution."""
 
-    def __init__(self, widths: tuple[int, int, int]) -> None:
-        """Build for a trunk of three widths."""
+    def __init__(self, channels: tuple[int, int, int], width: int) -> None:
+        """Build for a trunk of three numbers of channels, to give `width` of each."""
         super().__init__()
-        self.output1 = conv_bn(widths[0], WIDTH, kernel=1)
-        self.output2 = conv_bn(widths[1], WIDTH, kernel=1)
-        self.output3 = conv_bn(widths[2], WIDTH, kernel=1)
-        self.merge1 = conv_bn(WIDTH, WIDTH)
-        self.merge2 = conv_bn(WIDTH, WIDTH)
+        leak = leak_of(width)
+        self.output1 = conv_bn(channels[0], width, kernel=1, leak=leak)
+        self.output2 = conv_bn(channels[1], width, kernel=1, leak=leak)
+        self.output3 = conv_bn(channels[2], width, kernel=1, leak=leak)
+        self.merge1 = conv_bn(width, width, leak=leak)
+        self.merge2 = conv_bn(width, width, leak=leak)
 
     def forward(self, features: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Trunk features at three strides -> as many of WIDTH channels."""
+        """Trunk features at three strides -> as many of the pyramid's width."""
         shallow, middle, deep = (
             self.output1(features[0]),
             self.output2(features[1]),
@@ -117,17 +167,18 @@ class FeaturePyramid(nn.Module):
 class ContextModule(nn.Module):
     """SSH context: 3x3, 5x5 and 7x7 receptive fields made of 3x3 convolutions, concatenated."""
 
-    def __init__(self) -> None:
-        """Build five convolutions, two of them shared."""
+    def __init__(self, width: int) -> None:
+        """Build five convolutions, two of them shared; the whole gives `width` channels."""
         super().__init__()
-        self.conv3X3 = conv_bn(WIDTH, WIDTH // 2, activate=False)
-        self.conv5X5_1 = conv_bn(WIDTH, WIDTH // 4)
-        self.conv5X5_2 = conv_bn(WIDTH // 4, WIDTH // 4, activate=False)
-        self.conv7X7_2 = conv_bn(WIDTH // 4, WIDTH // 4)
-        self.conv7x7_3 = conv_bn(WIDTH // 4, WIDTH // 4, activate=False)
+        leak = leak_of(width)  # of what the module gives, not of what each convolution does
+        self.conv3X3 = conv_bn(width, width // 2, activate=False)
+        self.conv5X5_1 = conv_bn(width, width // 4, leak=leak)
+        self.conv5X5_2 = conv_bn(width // 4, width // 4, activate=False)
+        self.conv7X7_2 = conv_bn(width // 4, width // 4, leak=leak)
+        self.conv7x7_3 = conv_bn(width // 4, width // 4, activate=False)
 
     def forward(self, feature: Tensor) -> Tensor:
-        """(N, WIDTH, h, w) -> the same shape."""
+        """(N, width, h, w) -> the same shape."""
         five = self.conv5X5_1(feature)
         branches = [
             self.conv3X3(feature),
@@ -140,14 +191,14 @@ class ContextModule(nn.Module):
 class Head(nn.Module):
     """One 1x1 convolution; its map is read row by row, a cell's anchors innermost."""
 
-    def __init__(self, outputs: int) -> None:
-        """Build for so many outputs an anchor."""
+    def __init__(self, width: int, outputs: int) -> None:
+        """Build for an input of `width` channels and so many outputs an anchor."""
         super().__init__()
         self.outputs = outputs
-        self.conv1x1 = nn.Conv2d(WIDTH, ANCHORS * outputs, 1)
+        self.conv1x1 = nn.Conv2d(width, ANCHORS * outputs, 1)
 
     def forward(self, feature: Tensor) -> Tensor:
-        """(N, WIDTH, h, w) -> (N, h * w * ANCHORS, outputs)."""
+        """(N, width, h, w) -> (N, h * w * ANCHORS, outputs)."""
         return (
             self.conv1x1(feature)
             .permute(0, 2, 3, 1)
@@ -157,16 +208,27 @@ class Head(nn.Module):
         )
 
 
+def leak_of(width: int) -> float:
+    """Negative slope in a part that gives `width` channels; 0 is a plain ReLU."""
+    return LEAK if width <= LEAKY_WIDTH else 0.0
+
+
 def conv_bn(
-    inputs: int, outputs: int, *, kernel: int = 3, stride: int = 1, activate: bool = True
+    inputs: int,
+    outputs: int,
+    *,
+    kernel: int = 3,
+    stride: int = 1,
+    leak: float = LEAK,
+    activate: bool = True,
 ) -> nn.Sequential:
-    """A convolution without bias, batch norm and, unless told otherwise, a leaky ReLU."""
+    """A convolution without bias, batch norm and, unless told otherwise, an activation."""
     layers: list[nn.Module] = [
         nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False),
         nn.BatchNorm2d(outputs),
     ]
     if activate:
-        layers.append(nn.LeakyReLU(LEAK, inplace=True))
+        layers.append(nn.LeakyReLU(leak, inplace=True) if leak else nn.ReLU(inplace=True))
     return nn.Sequential(*layers)
 
 

@@ -1,4 +1,4 @@
-"""From a detector's box to the network's crop, and back with the points.
+"""The crop as one affine warp: the SDK's own rule, without anybody's truncations.
 
 One 2x3 matrix a face maps crop coordinates to image coordinates, x = x0 + u * w / S. It is what
 `cv2.warpAffine` reads pixels by (`WARP_INVERSE_MAP`) and what points are mapped back with, so
@@ -7,51 +7,17 @@ nothing is ever inverted or rounded.
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
-
 import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from facemark_sdk.errors import FacemarkError
+from facemark_sdk.crop.affines import Affines
+from facemark_sdk.crop.boxes import check_boxes
 from facemark_sdk.image import Image
 from facemark_sdk.spec import CropRule
 
-Affines: TypeAlias = NDArray[np.float64]
-
-_FARTHEST = 1e9
 _MARGIN = 2
 """Pixels around a crop's region that bilinear sampling may touch."""
-
-
-def check_boxes(boxes: ArrayLike) -> NDArray[np.float64]:
-    """Boxes as (N, 4) float64 xyxy; an empty list is (0, 4).
-
-    Raises:
-        FacemarkError: Wrong shape, values that are not finite, or a box without area.
-    """
-    try:
-        checked = np.asarray(boxes, np.float64)
-    except (TypeError, ValueError) as error:
-        raise FacemarkError(f"boxes must be numbers of shape (N, 4): {error}") from None
-    if checked.size == 0:
-        return np.empty((0, 4))
-    if checked.ndim != 2 or checked.shape[1] != 4:
-        raise FacemarkError(
-            f"boxes must have shape (N, 4), x1 y1 x2 y2 each, got {checked.shape}; "
-            "one box is boxes=[[x1, y1, x2, y2]]"
-        )
-    if not (np.abs(checked) <= _FARTHEST).all():  # NaN fails the comparison too
-        raise FacemarkError(
-            f"boxes must be finite pixels of an image, at most {_FARTHEST:.0e} from its corner"
-        )
-    empty = np.flatnonzero((checked[:, 2:] <= checked[:, :2]).any(axis=1))
-    if empty.size:
-        raise FacemarkError(
-            f"boxes must be x1 y1 x2 y2 with x2 > x1 and y2 > y1, "
-            f"got {checked[empty[0]].tolist()} as box {empty[0]}"
-        )
-    return checked
 
 
 def crop_affines(rule: CropRule, boxes: ArrayLike, size: int) -> Affines:
@@ -102,34 +68,10 @@ def warp_crops(image: Image, affines: Affines, size: int, out: Image | None = No
 
 
 def cut(rule: CropRule, image: Image, boxes: NDArray[np.float64], out: Image) -> Affines:
-    """Cut the crop of each box by a model's rule.
-
-    Args:
-        rule: The rule.
-        image: (H, W, 3) uint8.
-        boxes: (N, 4) xyxy in image pixels, from `check_boxes`.
-        out: (N, S, S, 3) uint8, which the crops are written to.
-
-    Returns:
-        (N, 2, 3), from crop units to image pixels: what `to_image` maps points with.
-    """
+    """`facemark_sdk.crop.cut` for the source ``facemark``."""
     affines = crop_affines(rule, boxes, out.shape[1])
     warp_crops(image, affines, out.shape[1], out=out)
     return affines
-
-
-def to_image(
-    points: NDArray[Any], affines: Affines, *, integer: bool = False
-) -> NDArray[np.float32]:
-    """Points (N, L, 2) in crop units as (N, L, 2) float32 in image pixels."""
-    mapped = points @ affines[:, :, :2].transpose(0, 2, 1) + affines[:, None, :, 2]
-    return mapped.astype(np.float32)
-
-
-def covariances_to_image(spreads: NDArray[np.float32], affines: Affines) -> NDArray[np.float32]:
-    """Covariances (N, L, 2, 2) of points in crop units as those of the points in image pixels."""
-    linear = affines[:, None, :, :2]
-    return (linear @ spreads @ linear.transpose(0, 1, 3, 2)).astype(np.float32)
 
 
 def _warp(image: Image, affine: NDArray[np.float64], size: int, crop: Image) -> None:

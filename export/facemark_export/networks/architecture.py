@@ -1,0 +1,135 @@
+"""`Architecture`: which network, in as few numbers as build it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from facemark_export.networks.hourglass import HeatmapInHeatmap
+from facemark_export.networks.hrnet import HighResolutionNet
+from facemark_export.networks.pipnet import ARCHITECTURES, build_pipnet
+from facemark_export.networks.retinaface import POINTS, TRUNKS, RetinaFace
+from facemark_sdk.errors import ModelError
+from facemark_sdk.layouts import get_layout
+from facemark_sdk.spec import ModelSpec
+
+HRNET = "hrnetv2_w18"
+KNOWN = (
+    f"pipnet ({', '.join(ARCHITECTURES)}), hrnet ({HRNET}), hih (hourglass1, hourglass2, ...), "
+    f"retinaface ({', '.join(TRUNKS)})"
+)
+"""Families and their architectures, for messages."""
+# What specs of our first detectors call a trunk.
+_OLD_NAMES = {"mobilenet025": "mobilenet0.25"}
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """A network without its weights; numbers that the family does not have are 0.
+
+    Attributes:
+        family: ``pipnet``, ``hrnet``, ``hih`` or ``retinaface``.
+        name: The architecture within the family: ``resnet18``, ``hrnetv2_w18``, ``hourglass4``.
+        landmarks: L; 5 for detectors.
+        neighbours: PIPNet's C.
+        stride: PIPNet's pixels a cell.
+        stacks: HIH's hourglasses.
+        offset_size: Side of HIH's offset maps.
+    """
+
+    family: str
+    name: str
+    landmarks: int
+    neighbours: int = 0
+    stride: int = 0
+    stacks: int = 0
+    offset_size: int = 0
+
+    def __str__(self) -> str:
+        """For messages, such as ``pipnet resnet18 (landmarks 98, neighbours 10, stride 32)``."""
+        numbers = ("landmarks", "neighbours", "stride", "stacks", "offset_size")
+        stated = [f"{name} {getattr(self, name)}" for name in numbers if getattr(self, name)]
+        return f"{self.family} {self.name} ({', '.join(stated)})"
+
+
+def build(architecture: Architecture) -> nn.Module:
+    """The network with fresh weights.
+
+    Raises:
+        ModelError: The family or architecture is unknown, or a number is out of range.
+    """
+    a = architecture
+    if a.family == "pipnet":
+        return build_pipnet(a.name, a.landmarks, a.neighbours, a.stride)
+    if a.family == "hrnet" and a.name == HRNET:
+        return HighResolutionNet(a.landmarks)
+    if a.family == "hih" and a.name == f"hourglass{a.stacks}":
+        return HeatmapInHeatmap(a.landmarks, a.stacks, a.offset_size)
+    if a.family == "retinaface":
+        if a.landmarks != POINTS:
+            raise ModelError(f"RetinaFace has {POINTS} landmarks a face, got {a.landmarks}")
+        return RetinaFace(a.name)
+    raise ModelError(f"no network {a.name!r} of family {a.family!r}; known: {KNOWN}")
+
+
+def architecture_of(spec: ModelSpec) -> Architecture:
+    """Which network a spec describes; `build` judges whether there is such a one.
+
+    Raises:
+        ModelError: The spec lacks one of its family's numbers.
+        LayoutError: The layout is unknown.
+    """
+    family, name = spec.family, _OLD_NAMES.get(spec.architecture, spec.architecture)
+    landmarks = get_layout(spec.layout).num_points
+    if family == "pipnet":
+        neighbours = _parameter(spec, "neighbours")
+        if not isinstance(neighbours, list | tuple) or not isinstance(neighbours[0], list | tuple):
+            raise ModelError(f"spec of {spec.name!r}: neighbours must be an (L, C) table")
+        return Architecture(
+            family,
+            name,
+            landmarks,
+            neighbours=len(neighbours[0]),
+            stride=_whole_parameter(spec, "stride"),
+        )
+    if family == "hih":
+        found = re.fullmatch(r"hourglass([1-9]\d?)", name)
+        if found is None:
+            raise ModelError(f"unknown HIH architecture {name!r}; known: {KNOWN}")
+        return Architecture(
+            family,
+            name,
+            landmarks,
+            stacks=int(found[1]),
+            offset_size=_whole_parameter(spec, "offset_size"),
+        )
+    return Architecture(family, name, landmarks)
+
+
+def build_network(spec: ModelSpec) -> nn.Module:
+    """The network that a spec describes, with fresh weights.
+
+    Raises:
+        ModelError: As `build` and `architecture_of`.
+        LayoutError: The layout is unknown.
+    """
+    return build(architecture_of(spec))
+
+
+def _parameter(spec: ModelSpec, name: str) -> Any:
+    value = spec.decoder_params.get(name)
+    if not value:
+        raise ModelError(
+            f"spec of {spec.name!r}: decoder_params must state {name} of a {spec.family} network"
+        )
+    return value
+
+
+def _whole_parameter(spec: ModelSpec, name: str) -> int:
+    value = _parameter(spec, name)
+    if type(value) is not int:
+        raise ModelError(f"spec of {spec.name!r}: {name} must be a whole number, got {value!r}")
+    return value

@@ -1,0 +1,68 @@
+"""Where maps peak: the one arg-max of all heatmap decoders, and the values around it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facemark_sdk.decode.decoded import Floats
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Peaks:
+    """The largest value of each map of N crops with L landmarks.
+
+    Attributes:
+        columns: (N, L) intp.
+        rows: (N, L) intp.
+        values: (N, L) float32.
+    """
+
+    columns: NDArray[np.intp]
+    rows: NDArray[np.intp]
+    values: Floats
+
+    @property
+    def cells(self) -> Floats:
+        """(N, L, 2) float32: column and row."""
+        return np.stack((self.columns, self.rows), axis=-1).astype(np.float32)
+
+    @property
+    def scores(self) -> Floats:
+        """(N, L) float32: the values clipped to 0..1; maps are trained to peak at 1."""
+        return np.clip(self.values, 0.0, 1.0)
+
+
+def find_peaks(maps: Floats) -> Peaks:
+    """The peaks of (N, L, H, W) maps; ties go to the lowest row-major index (COMPAT, notation)."""
+    *lead, height, width = maps.shape
+    flat = maps.reshape(*lead, height * width)
+    best = flat.argmax(axis=-1)
+    values = np.take_along_axis(flat, best[..., None], axis=-1)[..., 0]
+    return Peaks(best % width, best // width, values)
+
+
+def patches_around(maps: Floats, peaks: Peaks, radius: int) -> tuple[Floats, NDArray[np.bool_]]:
+    """The square of each map about its peak, d = 2 * radius + 1 cells wide.
+
+    Args:
+        maps: (N, L, H, W).
+        peaks: Theirs.
+        radius: Cells on each side.
+
+    Returns:
+        values: (N, L, d, d) float32; beyond the border the nearest border cell's.
+        inside: (N, L, d, d), which of the square's cells the map has.
+    """
+    *lead, height, width = maps.shape
+    reach = np.arange(-radius, radius + 1)
+    columns, rows = peaks.columns[..., None] + reach, peaks.rows[..., None] + reach
+    inside = ((rows >= 0) & (rows < height))[..., :, None]
+    inside = inside & ((columns >= 0) & (columns < width))[..., None, :]
+    cells = rows.clip(0, height - 1)[..., :, None] * width
+    cells = cells + columns.clip(0, width - 1)[..., None, :]
+    flat = maps.reshape(*lead, height * width)
+    values = np.take_along_axis(flat, cells.reshape(*lead, len(reach) ** 2), axis=-1)
+    return values.reshape(cells.shape), inside
