@@ -56,7 +56,8 @@ def read_spec(backend: Backend, path: Path) -> ModelSpec:
     if record is None:
         raise ModelError(
             f"model {str(path)!r} has no facemark spec in its metadata, so its input and outputs "
-            "are unknown; make the file from its checkpoint with facemark-export, which adds one"
+            "are unknown; facemark-export adds one: --ckpt makes the file from its checkpoint, "
+            "--onnx from another project's ONNX file"
         )
     try:
         return ModelSpec.from_json(record)

@@ -126,8 +126,8 @@ def write_card(name: str, folder: Path, speed: dict[str, Any]) -> None:
         "PROTOCOL": spec.accuracy["protocol"],
         "ACCURACY": accuracy_table(dict(spec.accuracy)),
         "PARITY": (
-            f"{parity['fp32']['largest_px']:.1e} px at most over {parity['structured_images']} structured "
-            f"images and {parity['photos']} photos, "
+            f"{parity['fp32']['largest_px']:.1e} px at most over {parity['structured_images']} "
+            f"structured images and {parity['photos']} real ones, "
             f"{parity['fp32']['argmax_flips']} argmax flips"
         ),
         "EPOCH": str(record["epoch"]),

@@ -261,7 +261,8 @@ def test_a_heatmap_network_takes_another_decoder(tmp_path, decoder):
     close = 4 * (np.stack((best % 64, best // 64), -1) + 0.5)  # the middle of the best cell
     if decoder.startswith("barycentre"):
         assert found.covariances.shape == (2, 19, 2, 2)
-        assert (np.linalg.eigvalsh(found.covariances) > 0).all()
+        assert (np.linalg.eigvalsh(found.covariances) >= -1e-2).all()
+        assert np.linalg.eigvalsh(found.covariances).max() > 1
     else:
         assert found.covariances is None
         assert np.abs(found.points - close).max() <= 4 * 2  # within the window around it

@@ -14,7 +14,7 @@ from rich.table import Table
 from facemark_export import checkpoint
 from facemark_export.crop_fit import fit_crop_rule
 from facemark_export.export import ExportReport, export_checkpoint
-from facemark_export.foreign import import_onnx
+from facemark_export.foreign import ImportReport, import_onnx
 from facemark_export.source import Choices
 from facemark_export.training.landmark_data import read_faces, split_by_photo
 from facemark_sdk.crop import CROP_RULES
@@ -43,6 +43,7 @@ def export(
     crop_data: tuple[Path, ...] = (),
     calibration: Path | None = None,
     score_midpoint: float | None = None,
+    score_threshold: float | None = None,
     det_size: int | None = None,
     accuracy: Path | None = None,
     licence: str | None = None,
@@ -74,6 +75,7 @@ def export(
         calibration: A folder of photos on whose faces the file is compared as well (the first 64).
         score_midpoint: The detector's own score that shall read 0.5 in the file, for example the
             f1_threshold that facemark-train logs.
+        score_threshold: Faces that the detector scores lower are left out by default.
         det_size: The detector's default longest side of the image as the network sees it.
         accuracy: A JSON file of measured figures to state in the spec.
         licence: The weights' licence, to state in the spec.
@@ -93,7 +95,7 @@ def export(
             "--crop-detector": crop_detector,
             "--crop-data": crop_data,
             "--calibration": calibration,
-            "--score-midpoint": score_midpoint,
+            "--score-midpoint": score_midpoint is not None,
             "--accuracy": accuracy,
             "--licence": licence,
             "--training-data": training_data,
@@ -101,7 +103,18 @@ def export(
         given = [option for option, value in for_checkpoints.items() if value]
         if given:
             raise DataError(f"{', '.join(given)}: for --ckpt, not for --onnx")
-        _import(console, str(onnx), out, name, meanface, layout, det_size)
+        with console.status("reading the file and comparing ..."):
+            imported = import_onnx(
+                str(onnx),
+                out,
+                name=name,
+                meanface=meanface,
+                layout=layout,
+                det_size=det_size,
+                score_threshold=score_threshold,
+                notice=lambda text: console.print(text, style="bold yellow"),
+            )
+        _show_import(console, out, imported)
         return
     if crop_data and crop_detector is None:
         raise DataError("--crop-data is for --crop-detector, which is missing")
@@ -121,6 +134,7 @@ def export(
         precision=precision,
         decode=decode,
         score_midpoint=score_midpoint,
+        score_threshold=score_threshold,
         det_size=det_size,
         accuracy={} if accuracy is None else _figures(accuracy),
         licence=licence,
@@ -137,28 +151,7 @@ def export(
     _show(console, out, report)
 
 
-def _import(
-    console: Console,
-    source: str,
-    out: Path,
-    name: str | None,
-    meanface: Path | None,
-    layout: str | None,
-    det_size: int | None,
-) -> None:
-    def notice(text: str) -> None:
-        console.print(text, style="bold yellow")
-
-    with console.status("reading the file and comparing ..."):
-        report = import_onnx(
-            source,
-            out,
-            name=name,
-            meanface=meanface,
-            layout=layout,
-            det_size=det_size,
-            notice=notice,
-        )
+def _show_import(console: Console, out: Path, report: ImportReport) -> None:
     differences = report.differences
     table = Table(title=f"{out}: {report.kind}, from {report.source}", show_header=False)
     table.add_row("images at once", "any number" if report.batch is None else str(report.batch))

