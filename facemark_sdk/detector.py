@@ -30,7 +30,7 @@ class Detector:
         *,
         backend: str = "auto",
         threads: int | None = None,
-        score_threshold: float = 0.5,
+        score_threshold: float | None = None,
         max_faces: int | None = None,
     ) -> None:
         """Load both models.
@@ -40,7 +40,8 @@ class Detector:
             detector: The face detector, likewise.
             backend: ``auto``, ``cpu``, ``cuda``, ``tensorrt``.
             threads: CPU threads; None leaves it to the runtime.
-            score_threshold: Faces that the detector scores lower are left out.
+            score_threshold: Faces that the detector scores lower are left out; None takes the
+                detector's own.
             max_faces: Only that many of the largest faces; None keeps all.
 
         Raises:
@@ -51,7 +52,8 @@ class Detector:
             raise FacemarkError(
                 f"max_faces must be a whole number of at least 1 or None, got {max_faces!r}"
             )
-        check_score_threshold(score_threshold)
+        if score_threshold is not None:
+            check_score_threshold(score_threshold)  # before the models are loaded
         self.max_faces = max_faces
         self.face_detector = FaceDetector(
             detector, backend=backend, threads=threads, score_threshold=score_threshold

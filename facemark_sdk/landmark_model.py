@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from facemark_sdk import crop
 from facemark_sdk.crop import Affines
-from facemark_sdk.decode import find_decoder
+from facemark_sdk.decode import Decoded, find_decoder
 from facemark_sdk.errors import ImageError, ModelError
 from facemark_sdk.image import Image, ImageLike, load_image
 from facemark_sdk.layouts import Layout, get_layout
@@ -62,12 +62,13 @@ class LandmarkModel:
         self._backend, self.spec = open_model(
             name_or_path, task="landmarks", backend=backend, threads=threads
         )
-        if self.spec.crop is None or self.spec.input.width != self.spec.input.height:
+        width, height = self.spec.input.width, self.spec.input.height
+        if self.spec.crop is None or width != height or width < 1:
             raise ModelError(f"model {self.spec.name!r} states no crop rule with a square input")
         self._rule = self.spec.crop
         kind = find_decoder(self.spec)
         check_outputs(self._backend, self.spec, kind.outputs)
-        self._decoder = kind.make(self.spec)
+        self._decoder, self._spreads = kind.make(self.spec), kind.spreads(self.spec)
         self.layout: Layout = get_layout(self.spec.layout)
         batch = self._backend.inputs[0].shape[0]
         self._batch = batch if isinstance(batch, int) else None
@@ -106,7 +107,10 @@ class LandmarkModel:
             crops: (N, S, S, 3) uint8, BGR.
 
         Returns:
-            Points in crop units: the network's normalised coordinates x S, neither cut nor rounded.
+            Points in crop units: the coordinates that the source's own decoding defines, x S,
+            neither cut nor rounded. HRNet's count pixels from 1 (COMPAT 2.3); `predict` and
+            `to_image` give pixels that count from 0, unless the model's crop rule is the published
+            whole pixels (``hrnet-integer``).
 
         Raises:
             ImageError: The crops have another shape or type.
@@ -167,13 +171,39 @@ class LandmarkModel:
         }
 
     def decode(self, outputs: dict[str, NDArray[np.float32]]) -> Landmarks:
-        """Third stage: the network's outputs as points in crop units."""
-        found = self._decoder(outputs)
+        """Third stage: the network's outputs as points in crop units.
+
+        Raises:
+            ModelError: The outputs are not those of the spec's decoder and layout, or not finite.
+        """
+        found = self._decode(outputs)
         side = np.float32(self.size)
         return Landmarks(
             points=found.points * side,
             scores=found.scores,
             covariances=None if found.covariances is None else found.covariances * (side * side),
+        )
+
+    def _decode(self, outputs: dict[str, NDArray[np.float32]]) -> Decoded:
+        try:
+            found = self._decoder(outputs)
+        except (IndexError, ValueError) as error:
+            raise ModelError(f"{self._misfit(outputs)}: {error}") from None
+        wanted = (len(next(iter(outputs.values()))), self.layout.num_points)
+        if found.points.shape != (*wanted, 2) or found.scores.shape != wanted:
+            raise ModelError(self._misfit(outputs))
+        if not (np.isfinite(found.points).all() and np.isfinite(found.scores).all()):
+            raise ModelError(
+                f"model {self.spec.name!r} gave values that are not finite "
+                f"(precision {self.spec.precision}); export it again, in fp32"
+            )
+        return found
+
+    def _misfit(self, outputs: dict[str, NDArray[np.float32]]) -> str:
+        shapes = ", ".join(f"{name} {array.shape}" for name, array in outputs.items())
+        return (
+            f"model {self.spec.name!r}: decoder {self.spec.decoder!r} cannot read "
+            f"{self.layout.num_points} landmarks of layout {self.layout.name!r} from {shapes}"
         )
 
     def to_image(self, landmarks: Landmarks, affines: Affines) -> Landmarks:
@@ -187,7 +217,11 @@ class LandmarkModel:
 
     def _nothing(self) -> Landmarks:
         count = self.layout.num_points
-        return Landmarks(np.empty((0, count, 2), np.float32), np.empty((0, count), np.float32))
+        return Landmarks(
+            points=np.empty((0, count, 2), np.float32),
+            scores=np.empty((0, count), np.float32),
+            covariances=np.empty((0, count, 2, 2), np.float32) if self._spreads else None,
+        )
 
     def __repr__(self) -> str:
         return f"LandmarkModel({self.spec.name!r}, backend={self.backend!r})"

@@ -23,7 +23,8 @@ class Face:
         score: The detector's score, 0..1.
         kps: (5, 2) float32, the detector's points: eyes, nose tip, mouth corners; (0, 2) where the
             detector gives none.
-        landmarks: (L, 2) float32, sub-pixel.
+        landmarks: (L, 2) float32, sub-pixel; under a crop rule with `integer` HRNet's published
+            whole pixels, which count from 1.
         landmark_scores: (L,) float32 in 0..1, one a point: how clearly the network saw it.
         layout: What the L points are.
         landmark_covariances: (L, 2, 2) float32, in squared pixels, where the model's decoder knows
@@ -47,6 +48,8 @@ class Face:
         Raises:
             LayoutError: The layout is unknown, or there is no mapping to it.
         """
+        if name == self.layout.name:
+            return self
         weights = mapping_weights(self.layout.name, name)[0]
         scores = weights @ self.landmark_scores / weights.sum(axis=1)
         return replace(

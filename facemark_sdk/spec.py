@@ -18,6 +18,9 @@ from facemark_sdk.errors import ModelError
 METADATA_KEY = "facemark"
 SCHEMA_VERSION = 1
 
+_MOST_GROWTH = 10.0
+"""Box sides that a crop may grow on one side: no network looks at a face from so far."""
+
 Task = Literal["landmarks", "detection"]
 Channels = Literal["BGR", "RGB"]
 Precision = Literal["fp32", "fp16", "int8"]
@@ -29,7 +32,7 @@ class InputSpec:
     """The network's image input: always uint8 BGR (N, H, W, 3); the graph normalises it itself.
 
     Attributes:
-        width: Pixels; 0 when the graph takes any multiple of its stride.
+        width: Pixels; 0 when a detector's graph takes any multiple of its stride.
         height: Pixels; 0 likewise.
         channels: The order in which the network was trained; the graph reorders from BGR.
         mean: Per channel in that order, in units of the 0..255 image.
@@ -49,7 +52,8 @@ class CropRule:
 
     The box x1 y1 x2 y2 grows on each side by a fraction of its own width (left, right) or
     height (top, bottom); a negative fraction cuts. With `square` the longer side then counts
-    for both, about the same centre. The crop is one affine warp, black outside the image.
+    for both, about the same centre. The crop is one affine warp, black outside the image, unless
+    the source says otherwise.
 
     Attributes:
         left: Growth on the left, a fraction of the box's width.
@@ -91,7 +95,7 @@ class ModelSpec:
         input: The image input.
         crop: The crop rule for detector boxes; None for detectors.
         precision: Of weights and arithmetic.
-        producer: Program and version that wrote the file.
+        producer: Program and version that wrote the file, and the ONNX version it wrote.
         source_sha256: Of the checkpoint the file was made from.
         training_data: The sets it was trained on and their terms.
         licence: Of the weights.
@@ -128,7 +132,7 @@ class ModelSpec:
             ModelError: Not JSON, of a newer schema, or fields are missing or of a wrong kind.
         """
         try:
-            record = json.loads(text)
+            record = json.loads(text, parse_constant=_refuse_constant)
         except (ValueError, RecursionError) as error:
             raise ModelError(f"the model's spec is not valid JSON: {error}") from None
         if not isinstance(record, dict):
@@ -170,13 +174,6 @@ def _check_values(spec: ModelSpec) -> None:
     ):
         if value not in known:
             raise ValueError(f"{name} is {value!r}, known: {', '.join(known)}")
-    if spec.crop is not None and spec.crop.source not in get_args(CropSource):
-        raise ValueError(
-            f"crop.source is {spec.crop.source!r}, known: {', '.join(get_args(CropSource))}"
-        )
-    crop = spec.crop
-    if crop is not None and crop.source != "hrnet" and (crop.stretch or crop.integer):
-        raise ValueError("crop.stretch and crop.integer are for crop.source 'hrnet'")
     for name in ("name", "family", "architecture", "decoder", "layout"):
         if not isinstance(getattr(spec, name), str):
             raise TypeError(f"{name} must be a text")
@@ -185,11 +182,38 @@ def _check_values(spec: ModelSpec) -> None:
     for side in (spec.input.width, spec.input.height):
         if type(side) is not int or side < 0:
             raise ValueError(f"input width and height must be whole pixels, got {side!r}")
-    numbers = [*spec.input.mean, *spec.input.std]
+    if not all(math.isfinite(number) for number in (*spec.input.mean, *spec.input.std)):
+        raise ValueError("mean and std must be finite numbers")
     if spec.crop is not None:
-        numbers += [spec.crop.left, spec.crop.top, spec.crop.right, spec.crop.bottom]
-    if not all(math.isfinite(number) for number in numbers):
-        raise ValueError("mean, std and crop must be finite numbers")
+        _check_crop(spec.crop)
+
+
+def _check_crop(crop: CropRule) -> None:
+    """Raise ValueError or TypeError for a rule that cuts nothing or that its source has not."""
+    growth = (crop.left, crop.top, crop.right, crop.bottom)
+    if any(isinstance(side, bool) or not isinstance(side, (int, float)) for side in growth):
+        raise TypeError("crop.left, top, right and bottom must be numbers")
+    if not all(abs(side) <= _MOST_GROWTH for side in growth):  # NaN fails too
+        raise ValueError(f"crop.left, top, right and bottom must be within {_MOST_GROWTH}")
+    if min(crop.left + crop.right, crop.top + crop.bottom) <= -1:
+        raise ValueError("crop cuts away the whole box")
+    for name in ("square", "stretch", "integer"):
+        if not isinstance(getattr(crop, name), bool):
+            raise TypeError(f"crop.{name} must be true or false")
+    if crop.source not in get_args(CropSource):
+        raise ValueError(
+            f"crop.source is {crop.source!r}, known: {', '.join(get_args(CropSource))}"
+        )
+    if crop.source != "hrnet" and (crop.stretch or crop.integer):
+        raise ValueError("crop.stretch and crop.integer are for crop.source 'hrnet'")
+    if crop.source == "hrnet" and (len(set(growth)) > 1 or not crop.square):
+        raise ValueError("crop.source 'hrnet' is square and grows alike on all sides")
+    if crop.source == "pipnet-demo" and crop.square:
+        raise ValueError("crop.source 'pipnet-demo' is not square")
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")
 
 
 def _input_spec(record: Mapping[str, Any]) -> InputSpec:

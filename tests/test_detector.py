@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -8,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import SCORE
+from conftest import SCORE, detector_graph, detector_spec, save
 from numpy.typing import NDArray
 
 from facemark_sdk import BackendError, Detector, FaceDetector, FacemarkError, ImageError, load_image
@@ -57,6 +58,39 @@ def test_score_threshold(detector_file: Path, scene: Scene) -> None:
 def test_bad_face_detector_options(detector_file: Path, option: dict[str, Any]) -> None:
     with pytest.raises(FacemarkError, match=next(iter(option))):
         FaceDetector(detector_file, backend="cpu", **option)
+
+
+def test_the_detectors_own_threshold_counts_unless_told(
+    landmark_file: Path, tmp_path: Path, scene: Scene
+) -> None:
+    strict = dataclasses.replace(
+        detector_spec(),
+        decoder_params={**detector_spec().decoder_params, "score_threshold": 0.9},
+    )
+    save(detector_graph(), strict, tmp_path / "strict.onnx")
+    grey = scene((72, 72, 230))  # scores (230 / 255) ** 2 = 0.81
+    assert Detector(landmark_file, tmp_path / "strict.onnx", backend="cpu")(grey) == []
+    told = Detector(landmark_file, tmp_path / "strict.onnx", backend="cpu", score_threshold=0.5)
+    assert len(told(grey)) == 1
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"stride": 7}, "stride must be 32"),
+        ({"det_size": 10**9}, "det_size"),
+        ({"det_size": 2.5}, "det_size"),
+        ({"nms_threshold": 10**400}, "nms_threshold|too large"),
+    ],
+)
+def test_a_detectors_spec_that_is_of_no_use(
+    tmp_path: Path, params: dict[str, Any], message: str
+) -> None:
+    spec = detector_spec()
+    spec = dataclasses.replace(spec, decoder_params={**spec.decoder_params, **params})
+    save(detector_graph(), spec, tmp_path / "x.onnx")
+    with pytest.raises(FacemarkError, match=message):
+        FaceDetector(tmp_path / "x.onnx", backend="cpu")
 
 
 def test_faces_with_landmarks(

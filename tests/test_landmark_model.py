@@ -1,18 +1,21 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from conftest import CROP, SCORE
+from conftest import CROP, SCORE, graph, landmark_spec, save
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from onnx import TensorProto, helper
 
-from facemark_sdk import FacemarkError, ImageError, LandmarkModel, ModelError
+from facemark_sdk import Detector, FacemarkError, ImageError, LandmarkModel, ModelError
 from facemark_sdk import landmark_model as module
 
 Scene = Callable[..., NDArray[np.uint8]]
@@ -96,17 +99,122 @@ def test_bad_boxes_and_images(landmark_model: LandmarkModel, photo: Path) -> Non
         ({"layout": "kps5"}, "neighbours table"),
         ({"decoder": "nix"}, "nix"),
         ({"precision": "fp99"}, "precision"),
+        ({"input": {"width": 0, "height": 0}}, "square input"),
+        ({"decoder_params": {"neighbours": [[10**30] * 3] * 68}}, "neighbours table"),
+        ({"decoder_params": {"opinions": [[-1]] * 68}}, "opinions table"),
+        ({"decoder_params": {"opinions": [[0]] * 68}}, "opinions table"),
+        ({"decoder_params": {"opinions": [[0.5]] * 68}}, "opinions table"),
+        ({"decoder_params": {"opinions": "1" * 68}}, "opinions table"),
     ],
 )
 def test_spec_that_does_not_fit(
-    landmark_file: Path, tmp_path: Path, change: dict[str, str], message: str
+    landmark_file: Path, tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
-    model = onnx.load(landmark_file)
-    record = json.loads(model.metadata_props[0].value) | change
-    model.metadata_props[0].value = json.dumps(record)
-    onnx.save(model, tmp_path / "x.onnx")
     with pytest.raises(ModelError, match=message):
-        LandmarkModel(tmp_path / "x.onnx", backend="cpu")
+        LandmarkModel(changed(landmark_file, tmp_path, change), backend="cpu")
+
+
+def changed(file: Path, folder: Path, change: dict[str, Any]) -> Path:
+    """A copy of a model with some of its spec's fields, or parts of them, changed."""
+    model = onnx.load(file)
+    record = json.loads(model.metadata_props[0].value)
+    for key, value in change.items():
+        record[key] = record[key] | value if isinstance(value, dict) else value
+    model.metadata_props[0].value = json.dumps(record)
+    onnx.save(model, folder / "x.onnx")
+    return folder / "x.onnx"
+
+
+def test_opinions_of_the_spec_are_the_ones_that_count(
+    landmark_file: Path, landmark_model: LandmarkModel, tmp_path: Path
+) -> None:
+    # Opinions agree in this model only where the crop is black, so any crop tells them apart once
+    # nobody's opinion counts: 68 empty lists leave each landmark its own prediction.
+    file = changed(landmark_file, tmp_path, {"decoder_params": {"opinions": [[]] * 68}})
+    alone = LandmarkModel(file, backend="cpu", threads=1)
+    outputs = {
+        name: maps + np.float32(0.5 if name == "nb_x" else 0)
+        for name, maps in landmark_model.infer(np.zeros((1, CROP, CROP, 3), np.uint8)).items()
+    }
+    own, merged = alone.decode(outputs).points, landmark_model.decode(outputs).points
+    assert (merged[..., 0] > own[..., 0] + 1).any()
+    np.testing.assert_allclose(merged[..., 1], own[..., 1], atol=1e-3)
+
+
+def heatmap_model(folder: Path, heatmaps: NDArray[np.float32], **change: Any) -> LandmarkModel:
+    """A model that gives the same heatmaps (L, H, W) for every crop."""
+    points = landmark_spec(np.random.default_rng(0).uniform(0, 1, (68, 2)))
+    spec = dataclasses.replace(
+        points, decoder="barycentre_sum", decoder_params={}, layout="points2", **change
+    )
+    nodes = [
+        helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["float"], ["mean"], axes=[1, 2, 3], keepdims=1),
+        helper.make_node("Mul", ["mean", "zero"], ["nothing"]),
+        helper.make_node("Add", ["nothing", "maps"], ["heatmaps"]),
+    ]
+    constants = {"zero": np.zeros(1, np.float32), "maps": heatmaps[None]}
+    outputs = {"heatmaps": ["N", *heatmaps.shape]}
+    save(graph(nodes, constants, ["N", CROP, CROP, 3], outputs), spec, folder / "heatmaps.onnx")
+    return LandmarkModel(folder / "heatmaps.onnx", backend="cpu", threads=1)
+
+
+def blob(sigma_x: float, sigma_y: float, size: int = 64) -> NDArray[np.float32]:
+    x = np.arange(size) - 30.0
+    plane = np.exp(-((x[None] / sigma_x) ** 2 + (x[:, None] / sigma_y) ** 2) / 2)
+    return plane.astype(np.float32)
+
+
+def test_covariances_are_in_pixels_of_the_image(tmp_path: Path) -> None:
+    model = heatmap_model(tmp_path, np.stack([blob(2, 1), blob(1, 1)]))
+    image = np.zeros((400, 400, 3), np.uint8)
+    box = [0, 0, 256, 256]  # a cell of the 64 x 64 map is 4 pixels wide
+    out = model.predict(image, [box, [0, 0, 128, 128]])
+    assert out.covariances is not None
+    assert out.covariances.dtype == np.float32
+    pixels = np.array([[8.0, 4.0], [4.0, 4.0]]) ** 2
+    expected = np.stack([np.diag(row) for row in pixels])
+    np.testing.assert_allclose(out.covariances[0], expected, atol=0.1)
+    np.testing.assert_allclose(out.covariances[1], expected / 4, atol=0.1)
+    nobody = model.predict(image, [])
+    assert nobody.covariances is not None
+    assert nobody.covariances.shape == (0, 2, 2, 2)
+
+
+def test_a_face_carries_its_covariances(tmp_path: Path, detector_file: Path, scene: Scene) -> None:
+    heatmap_model(tmp_path, np.stack([blob(2, 1), blob(1, 1)]))
+    detector = Detector(tmp_path / "heatmaps.onnx", detector_file, backend="cpu")
+    small, large = sorted(
+        detector(scene((72, 72, 255), (184, 72, 255))), key=lambda face: face.bbox[0]
+    )
+    for face in (small, large):
+        assert face.landmark_covariances is not None
+        np.testing.assert_allclose(
+            face.landmark_covariances[0],
+            np.diag([4, 1]) * ((face.bbox[2] - face.bbox[0]) / 64) ** 2,
+            rtol=0.02,
+            atol=0.02,
+        )
+        assert np.shape(face.to_dict()["landmark_covariances"]) == (2, 2, 2)
+        assert face.to_layout("points2") is face
+
+
+@pytest.mark.parametrize("shape", [(3, 64, 64), (2, 64), (1, 64, 64)])
+def test_outputs_that_do_not_fit_the_layout_are_refused(
+    tmp_path: Path, shape: tuple[int, ...]
+) -> None:
+    model = heatmap_model(tmp_path, np.zeros(shape, np.float32))
+    with pytest.raises(ModelError, match=r"2 landmarks of layout 'points2' from heatmaps"):
+        model.predict_crops(np.zeros((1, CROP, CROP, 3), np.uint8))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_values_that_are_not_finite_are_refused(tmp_path: Path, value: float) -> None:
+    heatmaps = np.stack([blob(1, 1), blob(1, 1)])
+    heatmaps[1, 5, 5] = value
+    model = heatmap_model(tmp_path, heatmaps)
+    with pytest.raises(ModelError, match="not finite"):
+        model.predict_crops(np.zeros((1, CROP, CROP, 3), np.uint8))
 
 
 def test_graph_without_the_outputs_that_the_decoder_reads(

@@ -20,7 +20,9 @@ def test_json_there_and_back(spec: ModelSpec) -> None:
         assert ModelSpec.from_json(one.to_json()) == one
 
 
-NAN_CROP = {**dict.fromkeys(("left", "top", "right", "bottom"), float("nan")), "square": True}
+def rule(**change: Any) -> dict[str, Any]:
+    sides = dict.fromkeys(("left", "top", "right", "bottom"), 0.125)
+    return {"crop": {**sides, "square": True, **change}}
 
 
 @pytest.mark.parametrize(
@@ -30,7 +32,19 @@ NAN_CROP = {**dict.fromkeys(("left", "top", "right", "bottom"), float("nan")), "
         ({"task": "cooking"}, "task is 'cooking'"),
         ({"precision": "fp99"}, "precision is 'fp99'"),
         ({"layout": []}, "layout must be a text"),
-        ({"crop": NAN_CROP}, "finite"),
+        (rule(left=float("nan")), "NaN is no JSON number"),
+        (rule(left=float("inf")), "Infinity is no JSON number"),
+        (rule(left=1e308), "within 10"),
+        (rule(left=True), "must be numbers"),
+        (rule(left=-0.5, right=-0.5), "whole box"),
+        (rule(square="no"), "crop.square must be true or false"),
+        (rule(integer="false", source="hrnet"), "crop.integer must be true or false"),
+        (rule(source="somebody"), "crop.source is 'somebody'"),
+        (rule(stretch=True), "for crop.source 'hrnet'"),
+        (rule(integer=True, source="pipnet-demo", square=False), "for crop.source 'hrnet'"),
+        (rule(source="hrnet", top=9), "alike on all sides"),
+        (rule(source="hrnet", square=False), "alike on all sides"),
+        (rule(source="pipnet-demo"), "not square"),
         ({"crop": None}, "no crop rule"),
         ({"crop": {"left": 0}}, "incomplete"),
         ({"surprise": 1}, "unknown fields"),

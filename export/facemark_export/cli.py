@@ -65,7 +65,8 @@ def export(
         arch: The architecture that the checkpoint must be of, for example resnet18.
         size: Side of the landmark network's input, if it is not 256.
         decoder: Another decoder for a heatmap network: argmax, quarter_shift, dark,
-            local_soft_argmax, barycentre, barycentre_sum.
+            local_soft_argmax, barycentre (for softmaxed maps), barycentre_sum (for maps trained on
+            a Gaussian's values, as published ones are).
         decode: graph puts the decoder into the file, whose outputs are then points and scores.
         precision: fp16 halves the weights; compared with torch like fp32, on a line of its own.
         crop: The rule from detector boxes to crops, if not the source's own: pipnet-demo, hrnet,

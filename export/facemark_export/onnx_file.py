@@ -95,7 +95,8 @@ def save(model: onnx.ModelProto, spec: ModelSpec, path: Path) -> None:
     del model.metadata_props[:]
     entry = model.metadata_props.add()
     entry.key, entry.value = METADATA_KEY, spec.to_json()
-    model.producer_name, model.producer_version = spec.producer.partition(" ")[::2]
+    program = spec.producer.partition(",")[0]
+    model.producer_name, model.producer_version = program.partition(" ")[::2]
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
 

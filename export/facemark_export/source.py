@@ -18,6 +18,7 @@ from facemark_export.networks.identify import identify
 from facemark_export.networks.normalise import IMAGENET_MEAN, IMAGENET_STD
 from facemark_export.networks.pipnet import ARCHITECTURES
 from facemark_export.networks.weights import load_weights, shapes_of
+from facemark_export.onnx_file import IR_VERSION, OPSET
 from facemark_sdk import __version__
 from facemark_sdk.crop import CROP_RULES
 from facemark_sdk.decode import DECODERS
@@ -240,7 +241,7 @@ def _chosen(spec: ModelSpec, choices: Choices) -> ModelSpec:
         accuracy=dict(choices.accuracy),
         licence=choices.licence or spec.licence,
         training_data=choices.training_data or spec.training_data,
-        producer=f"facemark-export {__version__}",
+        producer=f"facemark-export {__version__}, ONNX opset {OPSET}, IR {IR_VERSION}",
     )
 
 

@@ -51,8 +51,8 @@ class Detect:
     threads: Annotated[int | None, _arg(metavar="N")] = None
     """CPU threads of each network; by default the runtime decides."""
 
-    score_threshold: Annotated[float, _arg(metavar="SCORE")] = 0.5
-    """Leave out faces that the detector scores lower, from 0 to 1."""
+    score_threshold: Annotated[float | None, _arg(metavar="SCORE")] = None
+    """Leave out faces that the detector scores lower, 0 to 1; by default the detector's own."""
 
     max_faces: Annotated[int | None, _arg(metavar="N")] = None
     """Keep only that many faces of each photo, the largest; by default all."""

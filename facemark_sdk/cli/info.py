@@ -92,7 +92,8 @@ def _cell(value: Any) -> str:
 def _shape(value: Any) -> tuple[int, ...]:
     if not isinstance(value, Sequence) or isinstance(value, str):
         return ()
-    return (len(value), *(_shape(value[0]) if value else ()))
+    inner = max((_shape(item) for item in value), default=())  # a table's rows may be ragged
+    return (len(value), *inner)
 
 
 def _count(value: Any) -> int:

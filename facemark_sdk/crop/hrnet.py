@@ -2,7 +2,8 @@
 
 The region is a square about the box's middle, in pixels that truncation chose; a region of twice
 the network's side or more is taken from the image shrunk before. Points are mapped back with the
-square itself (COMPAT 2.3), whatever truncation and shrinking did to its pixels.
+square itself (COMPAT 2.3), whatever truncation and shrinking did to its pixels. The image is uint8,
+which the source's resize does not stretch: contrast is stretched once, in the crop.
 """
 
 from __future__ import annotations

@@ -17,10 +17,17 @@ from facemark_sdk.spec import ModelSpec
 
 @dataclass(frozen=True, slots=True)
 class DecoderKind:
-    """A registered decoder: the outputs it reads, and how it is made from a spec."""
+    """A registered decoder.
+
+    Attributes:
+        outputs: The outputs it reads.
+        make: Makes it from a spec; raises ModelError where a parameter is unusable.
+        spreads: Whether it gives covariances.
+    """
 
     outputs: tuple[str, ...]
     make: Callable[[ModelSpec], Decoder]
+    spreads: Callable[[ModelSpec], bool] = lambda spec: False
 
 
 DECODERS: dict[str, DecoderKind] = {
@@ -29,10 +36,14 @@ DECODERS: dict[str, DecoderKind] = {
     "quarter_shift": DecoderKind(heatmap.OUTPUT_NAMES, heatmap.quarter_shift_decoder),
     "dark": DecoderKind(heatmap.OUTPUT_NAMES, dark.dark_decoder),
     "local_soft_argmax": DecoderKind(heatmap.OUTPUT_NAMES, heatmap.local_soft_argmax_decoder),
-    "barycentre": DecoderKind(heatmap.OUTPUT_NAMES, barycentre.barycentre_decoder),
-    "barycentre_sum": DecoderKind(heatmap.OUTPUT_NAMES, barycentre.barycentre_sum_decoder),
+    "barycentre": DecoderKind(
+        heatmap.OUTPUT_NAMES, barycentre.barycentre_decoder, lambda spec: True
+    ),
+    "barycentre_sum": DecoderKind(
+        heatmap.OUTPUT_NAMES, barycentre.barycentre_sum_decoder, lambda spec: True
+    ),
     "hih": DecoderKind(hih.OUTPUT_NAMES, hih.hih_decoder),
-    "graph": DecoderKind(graph.OUTPUT_NAMES, graph.graph_decoder),
+    "graph": DecoderKind(graph.OUTPUT_NAMES, graph.graph_decoder, graph.spreads),
 }
 
 

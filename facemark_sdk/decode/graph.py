@@ -53,14 +53,24 @@ def graph_decoder(spec: ModelSpec) -> Decoder:
     Raises:
         ModelError: The parameter is not true or false, or the input's size is not fixed.
     """
-    spread = spec.decoder_params.get(SPREAD_NAME, False)
-    if not isinstance(spread, bool):
-        raise ModelError(
-            f"model {spec.name!r}: {SPREAD_NAME} must be true or false, got {spread!r}"
-        )
+    spread = spreads(spec)
     if not spec.input.width:
         raise ModelError(
             f"model {spec.name!r}: decoder {spec.decoder!r} needs a fixed input size; "
             "export the model again with one"
         )
     return partial(decode_graph, side=spec.input.width, spread=spread)
+
+
+def spreads(spec: ModelSpec) -> bool:
+    """Whether the graph of this spec gives covariances.
+
+    Raises:
+        ModelError: The spec says neither true nor false.
+    """
+    spread = spec.decoder_params.get(SPREAD_NAME, False)
+    if not isinstance(spread, bool):
+        raise ModelError(
+            f"model {spec.name!r}: {SPREAD_NAME} must be true or false, got {spread!r}"
+        )
+    return spread

@@ -50,7 +50,7 @@ def padded_opinions(neighbours: NDArray[np.intp]) -> list[list[int]]:
 
     Returns:
         For each landmark M numbers i * C + j: what landmark i says of its j-th neighbour. A
-        landmark that nobody names as a neighbour has none (the published code cannot run then).
+        landmark that nobody names as a neighbour has none; the published code cannot run then.
     """
     landmarks, count = neighbours.shape
     named = [np.flatnonzero(neighbours.ravel() == t) for t in range(landmarks)]
@@ -138,7 +138,7 @@ def pip_weights(spec: ModelSpec) -> tuple[Floats, Floats]:
     """
     try:
         neighbours = np.asarray(spec.decoder_params["neighbours"], np.intp)
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, OverflowError) as error:
         raise ModelError(f"model {spec.name!r} has no usable neighbours table: {error}") from None
     landmarks = get_layout(spec.layout).num_points
     if (
@@ -153,9 +153,19 @@ def pip_weights(spec: ModelSpec) -> tuple[Floats, Floats]:
     opinions = spec.decoder_params.get("opinions")
     if opinions is None:
         opinions = padded_opinions(neighbours)
-    try:
-        if len(opinions) != landmarks:
-            raise ValueError(f"{len(opinions)} lists for {landmarks} landmarks")
-        return merge_weights(opinions, neighbours.shape[1])
-    except (IndexError, ValueError, TypeError) as error:
-        raise ModelError(f"model {spec.name!r} has no usable opinions table: {error}") from None
+    flat = neighbours.ravel().tolist()
+    if not (
+        isinstance(opinions, list)
+        and len(opinions) == landmarks
+        and all(isinstance(pairs, list) for pairs in opinions)
+        and all(
+            type(pair) is int and 0 <= pair < len(flat) and flat[pair] == t
+            for t, pairs in enumerate(opinions)
+            for pair in pairs
+        )
+    ):
+        raise ModelError(
+            f"model {spec.name!r}: the opinions table must list, for each of {landmarks} "
+            "landmarks, numbers of pairs whose neighbour it is"
+        )
+    return merge_weights(opinions, neighbours.shape[1])

@@ -18,6 +18,9 @@ from facemark_sdk.spec import ModelSpec
 
 DEFAULT_DETECTOR = "retinaface_mnet025"
 
+MAX_DET_SIZE = 8192
+"""Pixels: beyond, a canvas and its features fill the memory."""
+
 Float: TypeAlias = NDArray[np.float32]
 Scales: TypeAlias = tuple[float, float]
 
@@ -63,18 +66,26 @@ class DetectionDecoder:
 
 
 def _retinaface(spec: ModelSpec, nms_threshold: float) -> DetectionDecoder:
-    stride = int(spec.decoder_params["stride"])
-    if stride < 1:
-        raise ValueError(f"stride must be at least 1, got {stride}")
+    stride = spec.decoder_params["stride"]
+    if stride != retinaface.STRIDES[-1]:
+        raise ValueError(f"stride must be {retinaface.STRIDES[-1]}, got {stride}")
 
     def decode(
         outputs: Mapping[str, Float], sides: tuple[int, int], threshold: float
     ) -> tuple[Float, Float, Float]:
+        priors = retinaface.priors(*sides)
+        shapes = {name: outputs[name].shape for name in retinaface.OUTPUT_NAMES}
+        count = len(priors)
+        if shapes != {"loc": (1, count, 4), "scores": (1, count), "landms": (1, count, 10)}:
+            raise ModelError(
+                f"model {spec.name!r}: a canvas of {sides[1]} x {sides[0]} has {count} priors, the "
+                f"graph's outputs are {shapes}"
+            )
         return retinaface.decode(
             outputs["loc"][0],
             outputs["scores"][0],
             outputs["landms"][0],
-            retinaface.priors(*sides),
+            priors,
             score_threshold=threshold,
             nms_threshold=nms_threshold,
         )
@@ -168,11 +179,11 @@ class FaceDetector:
             )
         try:
             nms_threshold = float(params["nms_threshold"])
-            own_threshold, own_size = float(params["score_threshold"]), int(params["det_size"])
+            own_threshold, own_size = float(params["score_threshold"]), params["det_size"]
             if not 0 <= nms_threshold <= 1:
                 raise ValueError(f"nms_threshold must be from 0 to 1, got {nms_threshold}")
             self._decoder = DECODERS[self.spec.decoder](self.spec, nms_threshold)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ModelError(
                 f"model {self.spec.name!r} lacks a decoder parameter or has a bad one: {error}"
             ) from None
@@ -181,9 +192,9 @@ class FaceDetector:
             own_threshold if score_threshold is None else score_threshold
         )
         self.det_size = own_size if det_size is None else det_size
-        if type(self.det_size) is not int or self.det_size < 1:
+        if type(self.det_size) is not int or not 1 <= self.det_size <= MAX_DET_SIZE:
             raise FacemarkError(
-                f"det_size must be a whole number of at least 1, got {self.det_size!r}"
+                f"det_size must be a whole number from 1 to {MAX_DET_SIZE}, got {self.det_size!r}"
             )
         self._sizes = self._decoder.sizes(self.det_size)
 

@@ -180,13 +180,14 @@ def _level(
     threshold: float,
 ) -> tuple[Float, Float, Float]:
     """Scores, boxes and points of a level's anchors that reach the threshold."""
-    scores = outputs[f"score_{stride}"].reshape(-1)
     centres = anchor_centres(*sides, stride, heads.anchors)
-    if len(scores) != len(centres):
-        raise ModelError(
-            f"output 'score_{stride}' has {len(scores)} anchors, a canvas of {sides[1]} x "
-            f"{sides[0]} has {len(centres)} at this stride"
-        )
+    for kind, width in heads.widths.items():
+        if outputs[f"{kind}_{stride}"].size != len(centres) * width:
+            raise ModelError(
+                f"output '{kind}_{stride}' has shape {outputs[f'{kind}_{stride}'].shape}, a canvas "
+                f"of {sides[1]} x {sides[0]} has {len(centres)} anchors at this stride"
+            )
+    scores = outputs[f"score_{stride}"].reshape(-1)
     chosen = np.flatnonzero(scores >= threshold)
     centres = centres[chosen]
     boxes = decode_boxes(outputs[f"bbox_{stride}"].reshape(-1, 4)[chosen], centres, stride)

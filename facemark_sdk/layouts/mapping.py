@@ -99,6 +99,7 @@ def convert(points: NDArray[np.float32], source: str, target: str) -> NDArray[np
     """
     weights = mapping_weights(source, target)
     count = weights.shape[-1]
+    points = np.asarray(points)
     if points.ndim < 2 or points.shape[-2:] != (count, 2):
         raise LayoutError(
             f"points of layout {source!r} must have shape (..., {count}, 2), got {points.shape}"
