@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from safetensors.torch import save_file
 from test_pip_decode import loop_decode
 
 from facemark_export import checkpoint, export
@@ -158,6 +159,15 @@ def test_weights_that_do_not_fit_their_spec_are_refused(tmp_path, mean_face):
     with pytest.raises(CheckpointError, match=r"x_layer\.bias"):
         export_checkpoint(ckpt, tmp_path / "model.onnx")
     assert not (tmp_path / "model.onnx").exists()
+
+
+def test_a_damaged_training_record_is_refused(tmp_path, mean_face):
+    spec = pip_spec("resnet18", mean_face)
+    _, network = random_checkpoint(tmp_path, spec)
+    metadata = {METADATA_KEY: spec.to_json(), "facemark_training": "{"}
+    save_file(dict(network.state_dict()), tmp_path / "x.safetensors", metadata)
+    with pytest.raises(CheckpointError, match="training record"):
+        export_checkpoint(tmp_path / "x.safetensors", tmp_path / "x.onnx")
 
 
 @pytest.mark.parametrize(

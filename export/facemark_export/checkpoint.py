@@ -79,7 +79,10 @@ def read(path: Path) -> Checkpoint:
             "that facemark-train wrote"
         )
     spec = ModelSpec.from_json(metadata[METADATA_KEY])
-    return Checkpoint(weights, spec, json.loads(metadata.get(_RECORD_KEY, "{}")))
+    try:
+        return Checkpoint(weights, spec, dict(json.loads(metadata.get(_RECORD_KEY, "{}"))))
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{path} has a damaged training record: {error}") from None
 
 
 def read_training_state(path: Path) -> dict[str, Any]:

@@ -23,7 +23,11 @@ from facemark_sdk.errors import DataError, FacemarkError
 from facemark_sdk.layouts import get_layout
 from facemark_sdk.spec import CropRule
 
-_PHOTOS = ("*.jpg", "*.jpeg", "*.png")
+_PHOTOS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+
+
+class UsageError(FacemarkError):
+    """Options that do not go together; exit status 2."""
 
 
 def export(
@@ -84,7 +88,7 @@ def export(
     """
     console = Console(stderr=True)
     if (ckpt is None) == (onnx is None):
-        raise DataError("give one source: --ckpt FILE or --onnx FILE")
+        raise UsageError("give one source: --ckpt FILE or --onnx FILE")
     if ckpt is None:
         for_checkpoints = {
             "--arch": arch,
@@ -103,7 +107,7 @@ def export(
         }
         given = [option for option, value in for_checkpoints.items() if value]
         if given:
-            raise DataError(f"{', '.join(given)}: for --ckpt, not for --onnx")
+            raise UsageError(f"{', '.join(given)}: for --ckpt, not for --onnx")
         with console.status("reading the file and comparing ..."):
             imported = import_onnx(
                 str(onnx),
@@ -118,11 +122,11 @@ def export(
         _show_import(console, out, imported)
         return
     if crop_data and crop_detector is None:
-        raise DataError("--crop-data is for --crop-detector, which is missing")
+        raise UsageError("--crop-data is for --crop-detector, which is missing")
     rule = None if crop is None else _rule(crop)
     if crop_detector:
         if crop is not None:
-            raise DataError("give one of --crop and --crop-detector")
+            raise UsageError("give one of --crop and --crop-detector")
         rule = _fit(console, ckpt, crop_detector, crop_data)
     choices = Choices(
         name=name,
@@ -167,7 +171,7 @@ def _rule(name: str) -> CropRule:
     try:
         return CROP_RULES[name]
     except KeyError:
-        raise DataError(f"--crop {name}: no such rule; known: {', '.join(CROP_RULES)}") from None
+        raise UsageError(f"--crop {name}: no such rule; known: {', '.join(CROP_RULES)}") from None
 
 
 def _figures(path: Path) -> dict[str, Any]:
@@ -180,13 +184,15 @@ def _figures(path: Path) -> dict[str, Any]:
 def _photos(folder: Path | None) -> list[Path]:
     if folder is None:
         return []
-    photos = sorted(path for pattern in _PHOTOS for path in folder.rglob(pattern))[:64]
+    photos = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _PHOTOS)[:64]
     if not photos:
         raise DataError(f"--calibration {folder} holds no {', '.join(_PHOTOS)}")
     return photos
 
 
 def _fit(console: Console, ckpt: Path, detector: str, folders: tuple[Path, ...]) -> CropRule:
+    if not checkpoint.is_ours(ckpt):
+        raise UsageError(f"--crop-detector is for what facemark-train wrote; for {ckpt} use --crop")
     stored = checkpoint.read(ckpt)
     growth = stored.record.get("settings", {}).get("growth")
     if not folders or growth is None:
@@ -214,7 +220,10 @@ def _show(console: Console, out: Path, report: ExportReport) -> None:
         table.add_column(titles.get(check, "decoder in the graph against numpy"), justify="right")
     checks = report.checks.values()
     rows = {
-        "raw outputs": [f"{check.largest_map_difference:.2e}" for check in checks],
+        "raw outputs": [
+            "" if check.largest_map_difference is None else f"{check.largest_map_difference:.2e}"
+            for check in checks
+        ],
         "points": [f"{check.largest_px:.2e} px" for check in checks],
         "points, the mean": [f"{check.mean_px:.2e} px" for check in checks],
         "scores": [f"{check.largest_score_difference:.2e}" for check in checks],
@@ -236,7 +245,7 @@ def main() -> None:
         tyro.cli(export, prog="facemark-export")
     except (FacemarkError, OSError) as error:
         print(f"facemark-export: {error}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(2 if isinstance(error, UsageError) else 1)
 
 
 if __name__ == "__main__":

@@ -162,8 +162,15 @@ class Dark(nn.Module):
         """(N, L, 2) cells."""
         radius, m = self.blur.shape[1] // 2, dark.RADIUS
         around, inside = patches_around(maps, peaks, radius)
-        smooth = self.blur @ (around * inside) @ self.blur.T
-        f = torch.log(smooth.clamp(min=float(dark.LOG_FLOOR)))
+        peak = peaks.values[..., None, None]
+        positive = peak > float(dark.LOG_FLOOR)
+        peak = torch.where(positive, peak, 1.0)
+        seen = torch.maximum(around, float(dark.LOWEST) * peak)
+        away = torch.where(inside, (seen - peak) / peak, -1.0)
+        below = self.blur @ away @ self.blur.T
+        near = below.clamp(min=float(dark.NEAR))
+        far = torch.log(torch.maximum(1 + below, float(dark.LOG_FLOOR) / peak))
+        f = torch.where(below > float(dark.NEAR), 2 * torch.atanh(near / (2 + near)), far)
 
         def at(row: int, column: int) -> Tensor:
             return f[..., m + row, m + column]
@@ -178,7 +185,8 @@ class Dark(nn.Module):
         step = step / torch.where(solvable, determinant, 1.0)
         near = inside[..., radius - m : radius + m + 1, radius - m : radius + m + 1]
         short = (step * step).sum(-1, keepdim=True) <= float(dark.LONGEST_STEP) ** 2
-        return peaks.cells + torch.where(solvable & all_of(near) & short, step, 0.0)
+        moves = solvable & positive[..., 0] & all_of(near) & short
+        return peaks.cells + torch.where(moves, step, 0.0)
 
 
 class BarycentreTwin(nn.Module):

@@ -27,7 +27,7 @@ from facemark_export.parity import (
 from facemark_export.samples import photo_batches, structured_batches
 from facemark_export.source import Choices, read_source
 from facemark_sdk.backends import create_backend
-from facemark_sdk.errors import FacemarkError, ModelError
+from facemark_sdk.errors import CheckpointError, FacemarkError, ModelError
 from facemark_sdk.files import replace_file
 from facemark_sdk.spec import ModelSpec
 
@@ -85,6 +85,9 @@ def export_checkpoint(
         ParityError: Out of tolerance; nothing is written then.
     """
     choices = choices or Choices()
+    for source in (ckpt, choices.meanface):
+        if source is not None and out.exists() and source.exists() and out.samefile(source):
+            raise CheckpointError(f"{out} is the source itself; choose another file to write")
     progress("reading the checkpoint")
     network, spec = read_source(ckpt, choices)
     if spec.task == "detection" and choices.decode == "graph":

@@ -16,7 +16,7 @@ from facemark_export.asked import layout_of, pip_params
 from facemark_export.networks.architecture import Architecture, build_network
 from facemark_export.networks.identify import identify
 from facemark_export.networks.normalise import IMAGENET_MEAN, IMAGENET_STD
-from facemark_export.networks.pipnet import ARCHITECTURES
+from facemark_export.networks.pipnet import ARCHITECTURES, TRUNK_STRIDE
 from facemark_export.networks.weights import load_weights, shapes_of
 from facemark_export.onnx_file import IR_VERSION, OPSET
 from facemark_sdk import __version__
@@ -146,7 +146,11 @@ def _pipnet(architecture: Architecture, choices: Choices) -> dict[str, Any]:
             choices.meanface, architecture.landmarks, architecture.neighbours, architecture.stride
         ),
         "input": _input(
-            choices, architecture.stride, tuple(network.input_mean), tuple(network.input_std)
+            choices,
+            # a finer grid is made from the trunk's, which must be whole as well
+            max(architecture.stride, TRUNK_STRIDE),
+            tuple(network.input_mean),
+            tuple(network.input_std),
         ),
         "crop": CROP_RULES["pipnet-demo"],
     }

@@ -30,6 +30,10 @@ KERNEL_SIGMAS = 3.0
 RADIUS = 2
 """Cells on each side of the peak whose smoothed values the derivatives need."""
 LOG_FLOOR = np.float32(1e-10)
+LOWEST = np.float32(-1e6)
+"""Peaks under 0 that a value may be, so that float32 can hold their sums."""
+NEAR = np.float32(-0.5)
+"""Above it log(1 + x) is 2 artanh(x / (2 + x)), exact for small x; ONNX knows no log1p."""
 LONGEST_STEP = np.float32(1.0)
 """In cells. A peak of the sampled map is within half a cell of the continuous one on each axis; a
 longer step comes from a map that is no single peak."""
@@ -64,8 +68,16 @@ def dark(maps: Floats, peaks: Peaks, *, blur: Floats) -> Floats:
         (N, L, 2) cells.
     """
     around, inside = patches_around(maps, peaks, blur.shape[1] // 2)
-    smooth = blur @ (around * inside) @ blur.T
-    f = np.log(np.maximum(smooth, LOG_FLOOR))
+    peak = peaks.values[..., None, None]
+    positive = peak > LOG_FLOOR
+    peak = np.where(positive, peak, np.float32(1))
+    # How far the smoothed values are from the peak, in its units, without taking the difference of
+    # two that agree in most digits: a flat map's curvature would be lost in their rounding.
+    away = np.where(inside, (np.maximum(around, LOWEST * peak) - peak) / peak, np.float32(-1))
+    below = blur @ away @ blur.T
+    near = np.maximum(below, NEAR)
+    far = np.log(np.maximum(1 + below, LOG_FLOOR / peak))
+    f = np.where(below > NEAR, 2 * np.arctanh(near / (2 + near)), far)
     m = RADIUS  # the peak's own index in f
     dx = 0.5 * (f[..., m, m + 1] - f[..., m, m - 1])
     dy = 0.5 * (f[..., m + 1, m] - f[..., m - 1, m])
@@ -79,8 +91,8 @@ def dark(maps: Floats, peaks: Peaks, *, blur: Floats) -> Floats:
     divisor = np.where(solvable, determinant, np.float32(1))
     step = np.stack((dxy * dy - dyy * dx, dxy * dx - dxx * dy), axis=-1) / divisor[..., None]
     margin = inside.shape[-1] // 2 - RADIUS
-    near = inside[..., margin:-margin, margin:-margin]
-    moves = solvable & near.all(axis=(-2, -1)) & ((step * step).sum(axis=-1) <= LONGEST_STEP**2)
+    whole = inside[..., margin:-margin, margin:-margin].all(axis=(-2, -1))
+    moves = solvable & positive[..., 0, 0] & whole & ((step * step).sum(axis=-1) <= LONGEST_STEP**2)
     cells: Floats = peaks.cells + np.where(moves[..., None], step, np.float32(0))
     return cells
 

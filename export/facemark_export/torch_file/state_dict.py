@@ -9,12 +9,21 @@ from typing import Any, TypeVar
 from facemark_export.torch_file.records import Record, StoredTensor, plain
 from facemark_sdk.errors import CheckpointError
 
-_WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights")
+_WRAPPERS = (
+    "state_dict",
+    "model_state_dict",
+    "model_state",
+    "model",
+    "net",
+    "network",
+    "weights",
+    "params",
+)
 """Names under which training scripts keep the weights (COMPAT 2.1, 3.1, 5.2)."""
 _DEEPEST = 3
 """Wrappers around wrappers."""
-_MODULE_PREFIXES = re.compile(r"(?:module\.)*")
-"""What each DataParallel puts before every name."""
+_MODULE_PREFIXES = re.compile(r"(?:(?:module|_orig_mod|model|net)\.)*")
+"""What DataParallel, torch.compile and training frameworks put before every name."""
 _MOST_ENTRIES = 100_000
 """Modules, parameters and buffers, None among them; HRNet-W18 has 4,031."""
 _LONGEST_NAME = 1024
