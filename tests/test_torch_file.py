@@ -176,6 +176,8 @@ def test_a_bare_state_dict_is_read_as_torch_reads_it(kind, legacy, tmp_path):
         lambda net: {"net": net.state_dict(), "path": Path("a"), "best": np.float64(0.3)},
         lambda net: {"weights": nn.DataParallel(nn.DataParallel(net)).state_dict()},
         lambda net: nn.DataParallel(net).state_dict(),
+        lambda net: {f"_orig_mod.module.{name}": v for name, v in net.state_dict().items()},
+        lambda net: {"params": {f"model.{name}": v for name, v in net.state_dict().items()}},
         lambda net: {f"module.{name}": value for name, value in net.state_dict().items()},
         lambda net: {
             "state_dict": net.state_dict(),

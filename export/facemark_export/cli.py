@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,8 +14,9 @@ from rich.table import Table
 
 from facemark_export import checkpoint
 from facemark_export.crop_fit import fit_crop_rule
-from facemark_export.export import ExportReport, export_checkpoint
-from facemark_export.foreign import ImportReport, import_onnx
+from facemark_export.export import export_checkpoint
+from facemark_export.foreign import import_onnx
+from facemark_export.parity import ParityReport
 from facemark_export.source import Choices
 from facemark_export.training.landmark_data import read_faces, split_by_photo
 from facemark_sdk.crop import CROP_RULES
@@ -119,7 +121,13 @@ def export(
                 score_threshold=score_threshold,
                 notice=lambda text: console.print(text, style="bold yellow"),
             )
-        _show_import(console, out, imported)
+        batch = "any batch" if imported.batch is None else f"{imported.batch} at a time"
+        _show(
+            console,
+            f"{out}, {_megabytes(out)}: {imported.kind}, {batch}; "
+            f"compared on {imported.check.images} structured images",
+            {"against the source": imported.check},
+        )
         return
     if crop_data and crop_detector is None:
         raise UsageError("--crop-data is for --crop-detector, which is missing")
@@ -153,18 +161,17 @@ def export(
             photos=_photos(calibration),
             progress=lambda stage: status.update(f"{stage} ..."),
         )
-    _show(console, out, report)
-
-
-def _show_import(console: Console, out: Path, report: ImportReport) -> None:
-    differences = report.differences
-    table = Table(title=f"{out}: {report.kind}, from {report.source}", show_header=False)
-    table.add_row("images at once", "any number" if report.batch is None else str(report.batch))
-    table.add_row("images compared", str(differences.structured_images))
-    table.add_row("largest difference of raw outputs", f"{differences.largest_map_difference:.2e}")
-    table.add_row("largest difference of points", f"{differences.largest_px:.2e} px")
-    table.add_row("largest difference of scores", f"{differences.largest_score_difference:.2e}")
-    console.print(table)
+    titles = {
+        "fp32": "fp32 against torch",
+        "fp16": "fp16 against torch",
+        "decoder": "decoder in the graph against numpy's",
+    }
+    _show(
+        console,
+        f"{out}, {_megabytes(out)}: compared on {report.structured_images} structured images and "
+        f"{report.photos} real ones",
+        {titles[name]: check for name, check in report.checks.items()},
+    )
 
 
 def _rule(name: str) -> CropRule:
@@ -209,30 +216,29 @@ def _fit(console: Console, ckpt: Path, detector: str, folders: tuple[Path, ...])
     return fit.rule
 
 
-def _show(console: Console, out: Path, report: ExportReport) -> None:
-    table = Table(
-        title=f"{out}, {out.stat().st_size / 1e6:.2f} MB: compared on "
-        f"{report.structured_images} structured images and {report.photos} real ones"
-    )
+def _show(console: Console, title: str, checks: Mapping[str, ParityReport]) -> None:
+    table = Table(title=title)
     table.add_column("largest difference of")
-    titles = {"fp32": "fp32 against torch", "fp16": "fp16 against torch"}
-    for check in report.checks:
-        table.add_column(titles.get(check, "decoder in the graph against numpy"), justify="right")
-    checks = report.checks.values()
+    for check in checks:
+        table.add_column(check, justify="right")
     rows = {
         "raw outputs": [
             "" if check.largest_map_difference is None else f"{check.largest_map_difference:.2e}"
-            for check in checks
+            for check in checks.values()
         ],
-        "points": [f"{check.largest_px:.2e} px" for check in checks],
-        "points, the mean": [f"{check.mean_px:.2e} px" for check in checks],
-        "scores": [f"{check.largest_score_difference:.2e}" for check in checks],
-        "argmax flips": [_flips(check.flip_margins) for check in checks],
-        "ties among the points": [f"{check.ties} of {check.points}" for check in checks],
+        "points": [f"{check.largest_px:.2e} px" for check in checks.values()],
+        "points, the mean": [f"{check.mean_px:.2e} px" for check in checks.values()],
+        "scores": [f"{check.largest_score_difference:.2e}" for check in checks.values()],
+        "argmax flips": [_flips(check.flip_margins) for check in checks.values()],
+        "ties among the points": [f"{check.ties} of {check.points}" for check in checks.values()],
     }
-    for title, cells in rows.items():
-        table.add_row(title, *cells)
+    for name, cells in rows.items():
+        table.add_row(name, *cells)
     console.print(table)
+
+
+def _megabytes(path: Path) -> str:
+    return f"{path.stat().st_size / 1e6:.2f} MB"
 
 
 def _flips(margins: tuple[float, ...]) -> str:

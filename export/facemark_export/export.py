@@ -111,7 +111,9 @@ def export_checkpoint(
             making.prove_decoder(model, temporary)
         for name, check in making.checks.items():
             if not check.passed:
-                raise ParityError(_failure(name, check, out))
+                raise ParityError(
+                    f"{name}: torch and the exported file {check.in_words()}; {out} is not written"
+                )
         count = sum(map(len, structured))
         reports.append(ExportReport(count, sum(map(len, photographed)), making.checks))
 
@@ -171,13 +173,3 @@ class _Making:
                 self.spec, self.batches, alone, create_backend("cpu", whole)
             )
             whole.replace(path)
-
-
-def _failure(name: str, check: ParityReport, out: Path) -> str:
-    allowed = check.tolerance
-    return (
-        f"{name}: torch and the exported file differ by {check.largest_px:.3f} px (tolerance "
-        f"{allowed.px}), {check.largest_score_difference:.4f} in scores (tolerance "
-        f"{allowed.score}), with {check.ties} ties of {check.points} points (tolerance "
-        f"{allowed.ties:.0%}); {out} is not written"
-    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from facemark_export.graph import ExportGraph
 from facemark_sdk.backends import Backend
 from facemark_sdk.decode import make_decoder
+from facemark_sdk.decode.decoded import Floats
 from facemark_sdk.detect import retinaface
 from facemark_sdk.errors import ModelError
 from facemark_sdk.spec import ModelSpec, Precision
@@ -27,7 +28,7 @@ _REACH = 512.0
 """Pixels: points that lie farther out are compared in proportion, as float32 holds them."""
 
 Pixels = NDArray[np.uint8]
-Arrays = dict[str, NDArray[np.float32]]
+Arrays = dict[str, Floats]
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,15 @@ class ParityReport:
             and self.ties <= self.tolerance.ties * self.points
         )
 
+    def in_words(self) -> str:
+        """The differences beside what they may be."""
+        allowed = self.tolerance
+        return (
+            f"differ by {self.largest_px:.3f} px (tolerance {allowed.px}) and "
+            f"{self.largest_score_difference:.4f} in scores (tolerance {allowed.score}), with "
+            f"{self.ties} ties of {self.points} points (tolerance {allowed.ties:.0%})"
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe."""
         return {"passed": self.passed, **dataclasses.asdict(self)}
@@ -131,7 +141,7 @@ def check_parity(
         tolerance: What differences are allowed.
     """
     decode = _Decode(spec)
-    differences, margins = _Differences(), []
+    differences = Differences(tolerance)
     for batch, ours in zip(batches, reference, strict=True):
         theirs = backend.run({"image": batch})
         for name, values in theirs.items():
@@ -141,12 +151,9 @@ def check_parity(
                     f"{np.abs(ours[name]).max():.3g}, are finite and the file's are not"
                 )
         same = _agreeing(ours, theirs, tolerance.rounding)
-        differences.add(decode(batch, ours, ours), decode(batch, theirs, ours), same, tolerance)
-        differences.maps.extend(float(np.abs(ours[n] - theirs[n]).max()) for n in ours)
-        for name in ARGMAX_MAPS:
-            if name in ours:
-                margins += _flip_margins(ours[name], theirs[name])
-    return differences.report(tolerance, tuple(margins))
+        differences.add(decode(batch, ours, ours), decode(batch, theirs, ours), same)
+        differences.add_maps(ours, theirs)
+    return differences.report()
 
 
 def check_graph_decoder(
@@ -161,16 +168,15 @@ def check_graph_decoder(
         whole: The file with it.
     """
     decode = _Decode(spec)
-    differences = _Differences()
+    differences = Differences(DECODE_TOLERANCE)
     for batch in batches:
         maps = network.run({"image": batch})
         found = whole.run({"image": batch})
         inside = (found["points"], found["scores"])
-        unlike = np.zeros(len(batch), bool)
-        differences.add(decode(batch, maps, maps), inside, unlike, DECODE_TOLERANCE)
+        differences.add(decode(batch, maps, maps), inside)
         if "covariances" in found:
             differences.add_spreads(decode.spreads(maps), found["covariances"])
-    return differences.report(DECODE_TOLERANCE, ())
+    return differences.report()
 
 
 class _Decode:
@@ -180,16 +186,14 @@ class _Decode:
         self.size = np.float32(spec.input.width)
         self.decode = make_decoder(spec) if spec.task == "landmarks" else None
 
-    def __call__(
-        self, batch: Pixels, outputs: Arrays, chosen_by: Arrays
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def __call__(self, batch: Pixels, outputs: Arrays, chosen_by: Arrays) -> tuple[Floats, Floats]:
         """Points (N, P, 2) and scores (N, Q); `chosen_by` says which priors are the best."""
         if self.decode is None:
             return _best_priors(batch, outputs, chosen_by), outputs["scores"]
         found = self.decode(outputs)
         return found.points * self.size, found.scores
 
-    def spreads(self, outputs: Arrays) -> NDArray[np.float32]:
+    def spreads(self, outputs: Arrays) -> Floats:
         """Covariances (N, L, 2, 2) in squared input pixels, of a decoder that gives them."""
         assert self.decode is not None
         spreads = self.decode(outputs).covariances
@@ -197,7 +201,7 @@ class _Decode:
         return spreads * self.size**2
 
 
-def _best_priors(batch: Pixels, outputs: Arrays, chosen_by: Arrays) -> NDArray[np.float32]:
+def _best_priors(batch: Pixels, outputs: Arrays, chosen_by: Arrays) -> Floats:
     """Corners and kps of each image's best priors."""
     priors = retinaface.priors(*batch.shape[1:3])
     points = []
@@ -209,23 +213,33 @@ def _best_priors(batch: Pixels, outputs: Arrays, chosen_by: Arrays) -> NDArray[n
     return np.stack(points)
 
 
-class _Differences:
+class Differences:
     """Differences as they come in, batch by batch."""
 
-    def __init__(self) -> None:
+    def __init__(self, tolerance: Tolerance) -> None:
+        self.tolerance = tolerance
+        self.margins: list[float] = []
         self.maps: list[float] = []
-        self.distances: list[NDArray[np.float32]] = []
+        self.distances: list[Floats] = []
         self.scores: list[float] = []
         self.largest, self.ties, self.images = 0.0, 0, 0
 
     def add(
         self,
-        ours: tuple[NDArray[np.float32], NDArray[np.float32]],
-        theirs: tuple[NDArray[np.float32], NDArray[np.float32]],
-        same: NDArray[np.bool_],
-        tolerance: Tolerance,
+        ours: tuple[Floats, Floats],
+        theirs: tuple[Floats, Floats],
+        same: NDArray[np.bool_] | None = None,
     ) -> None:
-        """Take in a batch: points, scores, and in which images the outputs agree."""
+        """Take in a batch: points (N, P, 2) and scores (N, Q), and in which images outputs agree.
+
+        Args:
+            ours: What should be.
+            theirs: What is.
+            same: (N,); None for in no image.
+        """
+        if same is None:
+            same = np.zeros(len(ours[0]), bool)
+        tolerance = self.tolerance
         reach = np.maximum(1.0, np.abs(ours[0]).max(axis=-1) / _REACH)
         distances = np.linalg.norm(ours[0] - theirs[0], axis=-1) / reach
         ties = (distances > tolerance.px) & same[:, None]
@@ -237,28 +251,37 @@ class _Differences:
         self.ties += int(ties.sum())
         self.images += len(distances)
 
-    def add_spreads(self, ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> None:
+    def add_maps(self, ours: Mapping[str, Floats], theirs: Mapping[str, Floats]) -> None:
+        """Take in raw outputs by name."""
+        self.maps.extend(float(np.abs(ours[name] - theirs[name]).max()) for name in ours)
+        for name in ARGMAX_MAPS:
+            if name in ours:
+                self.margins.extend(_flip_margins(ours[name], theirs[name]))
+
+    def add_spreads(self, ours: Floats, theirs: Floats) -> None:
         """Take in covariances: over their own size, in units of a point's deviation."""
         size = 1.0 + np.trace(ours, axis1=-2, axis2=-1)
         change = np.abs(ours - theirs).max(axis=(-2, -1)) / size
         self.distances.append(change)
         self.largest = max(self.largest, float(change.max()))
 
-    def report(self, tolerance: Tolerance, margins: tuple[float, ...]) -> ParityReport:
+    def report(self) -> ParityReport:
+        """All that came in."""
         every = np.concatenate([part.ravel() for part in self.distances])
         # max() would leave a NaN out
         largest = self.largest if np.isfinite(every).all() else float("nan")
         return ParityReport(
             images=self.images,
-            largest_map_difference=max(self.maps, default=None),
+            # unlike max(), NaN stays
+            largest_map_difference=float(np.max(self.maps)) if self.maps else None,
             points=every.size,
             largest_px=largest,
             mean_px=float(every.mean()),
             ties=self.ties,
             largest_score_difference=float(np.max(self.scores)),
-            argmax_flips=len(margins),
-            flip_margins=margins,
-            tolerance=tolerance,
+            argmax_flips=len(self.margins),
+            flip_margins=tuple(self.margins),
+            tolerance=self.tolerance,
         )
 
 
@@ -272,7 +295,7 @@ def _agreeing(ours: Arrays, theirs: Arrays, rounding: float) -> NDArray[np.bool_
     return np.all(agree, axis=0)
 
 
-def _flip_margins(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> Iterator[float]:
+def _flip_margins(ours: Floats, theirs: Floats) -> Iterator[float]:
     """By how much torch's best cell beats the one that the file chose, where they differ."""
     cells = ours.shape[-2] * ours.shape[-1]
     a, b = ours.reshape(-1, cells), theirs.reshape(-1, cells)

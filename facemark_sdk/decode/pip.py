@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from facemark_sdk.decode.decoded import Decoded, Decoder, Floats
+from facemark_sdk.decode.peaks import find_peaks
 from facemark_sdk.errors import ModelError
 from facemark_sdk.layouts import get_layout
 
@@ -92,19 +93,18 @@ def decode_pip(outputs: Mapping[str, Floats], own: Floats, others: Floats) -> De
     Returns:
         Points and scores; a score is the score map's maximum clipped to 0..1.
     """
-    scores = outputs["cls"]
-    faces, landmarks, rows, columns = scores.shape
-    cells = rows * columns
-    scores = scores.reshape(faces * landmarks, cells)
-    best = scores.argmax(axis=1)
+    maps = outputs["cls"]
+    faces, landmarks, rows, columns = maps.shape
+    peaks = find_peaks(maps)
+    best = (peaks.rows * columns + peaks.columns).ravel()
     every = np.arange(faces * landmarks)
-    corner = np.stack((best % columns, best // columns), axis=-1).astype(np.float32)
+    corner = peaks.cells.reshape(-1, 2)
 
     def picked(name: str) -> Floats:
         """The map's value at each landmark's best cell: (N * L, maps per landmark)."""
-        maps = outputs[name]
-        values = maps.reshape(faces * landmarks, maps.shape[1] // landmarks, cells)
-        return values[every, :, best]
+        values = outputs[name]
+        each = values.shape[1] // landmarks
+        return values.reshape(faces * landmarks, each, rows * columns)[every, :, best]
 
     offsets = np.concatenate((picked("x"), picked("y")), axis=1)
     predictions = (corner + offsets).reshape(faces, landmarks, 2)
@@ -114,7 +114,7 @@ def decode_pip(outputs: Mapping[str, Floats], own: Floats, others: Floats) -> De
         opinions = (corner[:, None] + offsets).reshape(faces, others.shape[1], 2)
         points += others @ opinions
     points /= np.array([columns, rows], np.float32)
-    return Decoded(points, np.clip(scores[every, best], 0.0, 1.0).reshape(faces, landmarks))
+    return Decoded(points, peaks.scores)
 
 
 def pip_decoder(spec: ModelSpec) -> Decoder:

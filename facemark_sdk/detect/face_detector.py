@@ -180,10 +180,11 @@ class FaceDetector:
         try:
             nms_threshold = float(params["nms_threshold"])
             own_threshold, own_size = float(params["score_threshold"]), params["det_size"]
+            _check_size(own_size)
             if not 0 <= nms_threshold <= 1:
                 raise ValueError(f"nms_threshold must be from 0 to 1, got {nms_threshold}")
             self._decoder = DECODERS[self.spec.decoder](self.spec, nms_threshold)
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, FacemarkError) as error:
             raise ModelError(
                 f"model {self.spec.name!r} lacks a decoder parameter or has a bad one: {error}"
             ) from None
@@ -191,11 +192,7 @@ class FaceDetector:
         self.score_threshold = check_score_threshold(
             own_threshold if score_threshold is None else score_threshold
         )
-        self.det_size = own_size if det_size is None else det_size
-        if type(self.det_size) is not int or not 1 <= self.det_size <= MAX_DET_SIZE:
-            raise FacemarkError(
-                f"det_size must be a whole number from 1 to {MAX_DET_SIZE}, got {self.det_size!r}"
-            )
+        self.det_size = own_size if det_size is None else _check_size(det_size)
         self._sizes = self._decoder.sizes(self.det_size)
 
     @property
@@ -236,6 +233,14 @@ class FaceDetector:
 
     def __repr__(self) -> str:
         return f"FaceDetector({self.spec.name!r}, backend={self.backend!r})"
+
+
+def _check_size(det_size: object) -> int:
+    if type(det_size) is not int or not 1 <= det_size <= MAX_DET_SIZE:
+        raise FacemarkError(
+            f"det_size must be a whole number from 1 to {MAX_DET_SIZE}, got {det_size!r}"
+        )
+    return det_size
 
 
 def check_score_threshold(threshold: float) -> float:

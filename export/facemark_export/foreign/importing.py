@@ -17,7 +17,6 @@ from facemark_export.foreign.insightface_zoo import LICENCE, SCHEME, find_in_zoo
 from facemark_export.foreign.onnx_detector import LAYOUTS, PREPROCESSING, read_detector
 from facemark_export.foreign.proof import (
     FREE_BATCH,
-    Differences,
     prove,
     structured_images,
     takes_any_batch,
@@ -25,6 +24,7 @@ from facemark_export.foreign.proof import (
 from facemark_export.foreign.reading import Reading
 from facemark_export.foreign.torchlm_pipnet import OUTPUTS, read_pipnet
 from facemark_export.foreign.wrap import wrap
+from facemark_export.parity import ParityReport
 from facemark_sdk.errors import CheckpointError
 from facemark_sdk.files import replace_file
 
@@ -37,13 +37,13 @@ class ImportReport:
         source: The foreign file's name.
         kind: What it was, in words.
         batch: Images that the written file takes at once; None for any number.
-        differences: Between the two files.
+        check: Of the written file against the foreign one.
     """
 
     source: str
     kind: str
     batch: int | None
-    differences: Differences
+    check: ParityReport
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe."""
@@ -51,7 +51,7 @@ class ImportReport:
             "source": self.source,
             "kind": self.kind,
             "batch": self.batch,
-            **self.differences.to_dict(),
+            **self.check.to_dict(),
         }
 
 
@@ -123,9 +123,7 @@ def _write(file: ForeignFile, reading: Reading, out: Path) -> ImportReport:
         found = prove(file, reading, temporary, batch, images)
         if not found.passed:
             raise CheckpointError(
-                f"{file.path} and the written file differ by {found.largest_px:.3f} px (tolerance "
-                f"{found.tolerance_px}) and {found.largest_score_difference:.4f} in scores "
-                f"(tolerance {found.tolerance_score}); {out} is not written"
+                f"{file.path} and the written file: {found.in_words()}; {out} is not written"
             )
         reports.append(ImportReport(file.path.name, reading.kind, batch, found))
 

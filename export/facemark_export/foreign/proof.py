@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -16,7 +14,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from facemark_export.foreign.foreign_file import Floats, ForeignFile
 from facemark_export.foreign.reading import Reading
-from facemark_export.parity import TOLERANCES, check_parity
+from facemark_export.parity import TOLERANCES, Differences, ParityReport, check_parity
 from facemark_export.samples import structured_batches
 from facemark_sdk.backends import create_backend
 from facemark_sdk.detect.insightface import Heads, anchor_centres, decode_boxes, decode_points
@@ -38,48 +36,6 @@ _ORT_FAILURES = (
 
 Pixels = NDArray[np.uint8]
 Named = Mapping[str, Floats]
-
-
-@dataclass(frozen=True)
-class Differences:
-    """Between the foreign file and the written one, over all images.
-
-    Attributes:
-        structured_images: Noise, blurred noise, ramps and flat images that were compared.
-        largest_map_difference: Over all raw outputs.
-        points: Points that were compared: landmarks, or corners and kps of all anchors.
-        largest_px: Largest distance between a decoded point and its twin, in input pixels, ties
-            left out.
-        mean_px: Mean of the distances, ties included.
-        ties: Landmarks that moved between cells that are as good as equal (0 for detectors).
-        largest_score_difference: Of landmark scores, or of face probabilities.
-        tolerance_px: What `largest_px` may be.
-        tolerance_score: What `largest_score_difference` may be.
-    """
-
-    structured_images: int
-    largest_map_difference: float
-    points: int
-    largest_px: float
-    mean_px: float
-    ties: int
-    largest_score_difference: float
-    tolerance_px: float = TOLERANCES["fp32"].px
-    tolerance_score: float = TOLERANCES["fp32"].score
-
-    @property
-    def passed(self) -> bool:
-        """Whether the file may be kept. NaN fails."""
-        return (
-            self.points > 0
-            and self.largest_px <= self.tolerance_px
-            and self.largest_score_difference <= self.tolerance_score
-            and self.ties <= TOLERANCES["fp32"].ties * self.points
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-safe."""
-        return {"passed": self.passed, **dataclasses.asdict(self)}
 
 
 def structured_images(spec: ModelSpec) -> list[Pixels]:
@@ -140,7 +96,7 @@ def prove(
     path: Path,
     batch: int | None,
     every: Sequence[Pixels],
-) -> Differences:
+) -> ParityReport:
     """Run both files on the same images and compare.
 
     Args:
@@ -156,39 +112,21 @@ def prove(
     backend = create_backend("cpu", path)
     batches = [part for images in every for part in _batches(images, batch)]
     reference = [run_foreign(file, reading, images) for images in batches]
-    count = sum(map(len, batches))
+    tolerance = TOLERANCES["fp32"]
     if reading.spec.task == "landmarks":
-        parity = check_parity(reading.spec, batches, reference, backend, TOLERANCES["fp32"])
-        return Differences(
-            structured_images=count,
-            largest_map_difference=parity.largest_map_difference,
-            points=parity.points,
-            largest_px=parity.largest_px,
-            mean_px=parity.mean_px,
-            ties=parity.ties,
-            largest_score_difference=parity.largest_score_difference,
-        )
+        return check_parity(reading.spec, batches, reference, backend, tolerance)
     heads = Heads.from_params(reading.spec.decoder_params)
     _check_probabilities(file, heads, reference)
-    maps, scores, distances = [], [], []
+    differences = Differences(tolerance)
     for images, ours in zip(batches, reference, strict=True):
         theirs = backend.run({"image": images})
-        apart = {name: float(np.abs(ours[name] - theirs[name]).max()) for name in ours}
-        maps.extend(apart.values())
-        scores.extend(apart[f"score_{stride}"] for stride in heads.strides)
         sides = images.shape[1:3]
-        moved = _all_points(ours, heads, sides) - _all_points(theirs, heads, sides)
-        distances.append(np.linalg.norm(moved, axis=-1))
-    moves = np.concatenate(distances)
-    return Differences(
-        structured_images=count,
-        largest_map_difference=float(np.max(maps)),  # unlike max(), NaN stays
-        points=moves.size,
-        largest_px=float(moves.max()),
-        mean_px=float(moves.mean()),
-        ties=0,
-        largest_score_difference=float(np.max(scores)),
-    )
+        differences.add(
+            (_points(ours, heads, sides), _scores(ours, heads)),
+            (_points(theirs, heads, sides), _scores(theirs, heads)),
+        )
+        differences.add_maps(ours, theirs)
+    return differences.report()
 
 
 def _batches(images: Pixels, batch: int | None) -> list[Pixels]:
@@ -217,14 +155,22 @@ def _check_probabilities(file: ForeignFile, heads: Heads, reference: Sequence[Na
             )
 
 
-def _all_points(outputs: Named, heads: Heads, sides: tuple[int, int]) -> Floats:
-    """Corners and kps (P, 2) of every anchor of every image, on the canvas."""
+def _scores(outputs: Named, heads: Heads) -> Floats:
+    """Scores (N, A) of all anchors."""
+    levels = [outputs[f"score_{stride}"] for stride in heads.strides]
+    return np.concatenate([level.reshape(len(level), -1) for level in levels], axis=1)
+
+
+def _points(outputs: Named, heads: Heads, sides: tuple[int, int]) -> Floats:
+    """Corners and kps (N, P, 2) of all anchors, on the canvas."""
     points = []
     for stride in heads.strides:
         distances = outputs[f"bbox_{stride}"]
-        centres = np.tile(anchor_centres(*sides, stride, heads.anchors), (len(distances), 1))
-        points.append(decode_boxes(distances.reshape(-1, 4), centres, stride).reshape(-1, 2))
+        count = len(distances)
+        centres = np.tile(anchor_centres(*sides, stride, heads.anchors), (count, 1))
+        boxes = decode_boxes(distances.reshape(-1, 4), centres, stride)
+        points.append(boxes.reshape(count, -1, 2))
         if heads.keypoints:
             offsets = outputs[f"kps_{stride}"].reshape(-1, 10)
-            points.append(decode_points(offsets, centres, stride).reshape(-1, 2))
-    return np.concatenate(points)
+            points.append(decode_points(offsets, centres, stride).reshape(count, -1, 2))
+    return np.concatenate(points, axis=1)
