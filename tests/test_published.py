@@ -15,6 +15,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 import torch
 from test_pip_decode import loop_decode, loop_neighbours
@@ -230,6 +231,7 @@ def test_the_decoder_in_the_graph_gives_the_same_points(kind):
     assert report.checks["decoder"].largest_px <= 1e-3
     names = [tensor.name for tensor in create_backend("cpu", out).outputs]
     assert names == ["points", "scores"]
+    assert [(o.domain, o.version) for o in onnx.load(out).opset_import] == [("", 18)]
     model = LandmarkModel(out, backend="cpu", threads=2)
     assert (model.spec.decoder, model.spec.decoder_params["decoder"]) == (
         "graph",

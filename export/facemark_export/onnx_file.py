@@ -86,6 +86,8 @@ def append_decoder(network: onnx.ModelProto, decoder: onnx.ModelProto) -> onnx.M
         decoder,
         io_map=[(e.name, f"decode/{e.name}") for e in network.graph.output],
     )
+    del merged.opset_import[:]  # one entry, which merging leaves twice
+    merged.opset_import.add().version = OPSET
     _rename_outputs(merged.graph, {f"decode/{name}": name for name in wanted})
     return merged
 
