@@ -11,12 +11,9 @@ from numpy.typing import NDArray
 from facemark_export.training.augment import square_around
 from facemark_export.training.landmark_data import AnnotatedFace
 from facemark_sdk.detect.face_detector import FaceDetector
-from facemark_sdk.detect.retinaface import iou
 from facemark_sdk.errors import DataError
+from facemark_sdk.evaluation import fitting_box
 from facemark_sdk.spec import CropRule
-
-LEAST_IOU = 0.3
-"""Detectors box the forehead as well, landmarks do not: a good box reaches about 0.75."""
 
 
 @dataclass(frozen=True)
@@ -91,15 +88,5 @@ def fit_crop_rule(detector: FaceDetector, faces: Iterable[AnnotatedFace], growth
 def box_of(
     detector: FaceDetector, image: NDArray[np.uint8], points: NDArray[np.float32]
 ) -> NDArray[np.float32] | None:
-    """The detected box (4,) that belongs to a face with annotated points (L, 2).
-
-    It is the one that overlaps the bounding box of the points most; None when none overlaps it by
-    an IoU of `LEAST_IOU` or more.
-    """
-    found = detector(image)
-    if not len(found):
-        return None
-    tight = np.concatenate((points.min(axis=0), points.max(axis=0)))
-    overlaps = iou(found.boxes, tight[None])[:, 0]
-    best = int(np.argmax(overlaps))
-    return found.boxes[best] if overlaps[best] >= LEAST_IOU else None
+    """The detected box (4,) that fits a face with annotated points (L, 2); None if none does."""
+    return fitting_box(detector(image).boxes, points)

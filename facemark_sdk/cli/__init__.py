@@ -1,4 +1,4 @@
-"""The `facemark` command: detect, info, models.
+"""The `facemark` command: detect, eval, info, models.
 
 Exit status 0 when all was done, 1 when a job failed (one line on stderr), 2 for wrong use.
 """
@@ -15,6 +15,7 @@ import tyro
 
 from facemark_sdk.cli.console import UsageError, complain
 from facemark_sdk.cli.detect import Detect
+from facemark_sdk.cli.eval import Eval
 from facemark_sdk.cli.info import Info
 from facemark_sdk.cli.models import Models
 from facemark_sdk.errors import FacemarkError
@@ -36,8 +37,8 @@ def run(args: Sequence[str] | None = None) -> int:
     """
     # A damaged file is one line of ours, not several of OpenCV's.
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    command: Detect | Info | Models = tyro.cli(
-        Detect | Info | Models,
+    command: Detect | Eval | Info | Models = tyro.cli(
+        Detect | Eval | Info | Models,
         prog="facemark",
         description=DESCRIPTION,
         args=args,
