@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from facemark_sdk.errors import DataError
+from facemark_sdk.evaluation import annotations
 
 HELD_OUT_SHARE = 0.1
 
@@ -19,16 +18,7 @@ def read_annotations(folder: Path) -> list[dict[str, Any]]:
     Raises:
         DataError: The file is missing, or a line is not a JSON object.
     """
-    path = folder / "annotations.jsonl"
-    if not path.is_file():
-        raise DataError(f"no annotations.jsonl in {folder}; --data wants folders that hold one")
-    records = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            records.append(dict(json.loads(line)))
-        except (ValueError, TypeError) as error:
-            raise DataError(f"{path}, line {number}: not a JSON object ({error})") from None
-    return records
+    return [record for _, record in annotations.read_annotations(folder)]
 
 
 def photo_of(record: Mapping[str, Any]) -> str:
