@@ -10,9 +10,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import SHARED
-from test_pip_decode import points_and_scores, weights_of
+from test_pip_decode import loop_neighbours, points_and_scores, weights_of
 
+from facemark_export import checkpoint
+from facemark_export.export import export_checkpoint
+from facemark_export.networks.architecture import architecture_of
+from facemark_export.networks.identify import identify
 from facemark_export.networks.pipnet import ARCHITECTURES, build_pipnet
+from facemark_export.networks.weights import shapes_of
 from facemark_export.training.annotations import is_held_out, photo_of
 from facemark_export.training.augment import (
     Augmentation,
@@ -27,10 +32,15 @@ from facemark_export.training.landmark_data import (
     split_by_photo,
     weighted_order,
 )
-from facemark_export.training.loop import TrainingError
+from facemark_export.training.loop import Run, TrainingError
 from facemark_export.training.pipnet import pip_losses, pip_targets
 from facemark_export.training.recipes.pipnet import PipnetRecipe
-from facemark_sdk.decode.pip import OUTPUT_NAMES, decode_pip, nearest_neighbours
+from facemark_sdk.decode.pip import (
+    OUTPUT_NAMES,
+    decode_pip,
+    nearest_neighbours,
+    padded_opinions,
+)
 from facemark_sdk.errors import CheckpointError, DataError, ModelError
 from facemark_sdk.layouts import get_layout
 
@@ -117,6 +127,30 @@ def test_losses_equal_the_plain_loop(points, raw_maps):
     assert losses.keys() == expected.keys()
     for name, value in expected.items():
         assert losses[name].item() == pytest.approx(float(value), rel=1e-5)
+
+
+@pytest.mark.parametrize("counted", [(True, False), (False, True), (True, True)])
+def test_only_the_faces_that_count_are_averaged(points, raw_maps, counted):
+    mask = torch.tensor(counted)
+    targets = as_tensors(pip_targets(points, nearest_neighbours(points[0], 4), 8))
+    losses = pip_losses(raw_maps, targets, counted=mask)
+    expected = loop_losses([m[mask] for m in raw_maps], {k: v[mask] for k, v in targets.items()})
+    for name, value in expected.items():
+        assert losses[name].item() == pytest.approx(float(value), rel=1e-5)
+
+
+def test_gradients_of_the_losses_are_right(points, raw_maps):
+    """Against finite differences, in float64."""
+    targets = as_tensors(pip_targets(points[:, :5], nearest_neighbours(points[0, :5], 2), 4))
+    targets = {k: v.double() if v.is_floating_point() else v for k, v in targets.items()}
+    rows = (5, 5, 5, 10, 10)
+    maps = [m[:, :n, :4, :4].double().requires_grad_() for n, m in zip(rows, raw_maps, strict=True)]
+
+    def total(*outputs):
+        losses = pip_losses(outputs, targets, offset_weight=0.2, neighbour_weight=0.7)
+        return torch.stack([*losses.values()]).sum()
+
+    assert torch.autograd.gradcheck(total, maps)
 
 
 def test_losses_reach_only_the_true_cells_of_the_offset_maps(points, raw_maps):
@@ -323,13 +357,86 @@ def test_the_recipe_states_what_it_trained(tmp_path):
     assert batch["neighbour_offset"].shape == (3, 68, 4, 2)
 
 
+@pytest.mark.parametrize(("stride", "weight"), [(16, 0.02), (32, 0.1), (64, 0.125), (128, 0.25)])
+def test_every_stride_trains_with_its_own_balance_and_exports(tmp_path, stride, weight):
+    """Alpha and beta of the paper's section 4.1.2, relative to the score's weight."""
+    folder = write_folder(tmp_path / "set", [f"{n}_1.png" for n in range(12, 20)])
+    recipe = PipnetRecipe(
+        architecture="resnet18",
+        imagenet=False,
+        size=128,
+        stride=stride,
+        neighbours=4,
+        epochs=1,
+        batch_size=6,
+        workers=0,
+        device="cpu",
+        checkpoint_minutes=60,
+    )
+    task = recipe.build([folder])
+    assert task.loss_weights == {
+        "offset_weight": pytest.approx(10 * weight),
+        "neighbour_weight": pytest.approx(10 * weight),
+    }
+    out = tmp_path / "run"
+    figures = Run(task, recipe, "test", out, resume=False).train()
+    assert np.isfinite(figures["nme"])
+    report = export_checkpoint(out / "best.safetensors", tmp_path / "model.onnx")
+    assert report.checks["fp32"].passed
+    spec = checkpoint.read(out / "best.safetensors").spec
+    assert spec.decoder_params["stride"] == stride
+
+
+def test_without_nrm_neighbours_are_neither_learnt_nor_used(tmp_path):
+    folder = write_folder(tmp_path / "set", [f"{n}_1.png" for n in range(12, 20)])
+    recipe = PipnetRecipe(architecture="resnet18", imagenet=False, size=64, neighbours=4, nrm=False)
+    task = recipe.build([folder])
+    batch = task.make_batch(np.arange(2), np.random.default_rng(0))
+    torch.manual_seed(0)
+    outputs = [torch.randn(2, n, 2, 2, requires_grad=True) for n in (68, 68, 68, 272, 272)]
+    torch.stack([*task.losses(outputs, batch).values()]).sum().backward()
+    assert [bool(maps.grad.any()) for maps in outputs] == [True, True, True, False, False]
+    named = {k: v.detach().numpy() for k, v in zip(OUTPUT_NAMES, outputs, strict=True)}
+    points = task.decode(named).points
+    for i in range(68):
+        r, c = divmod(int(named["cls"][0, i].argmax()), 2)
+        own = (c + named["x"][0, i, r, c]) / 2, (r + named["y"][0, i, r, c]) / 2
+        np.testing.assert_allclose(points[0, i], own, rtol=1e-5)
+
+
+def test_the_spec_states_whose_opinions_count(tmp_path):
+    folder = write_folder(tmp_path / "set", [f"{n}_1.png" for n in range(12, 20)])
+    recipe = PipnetRecipe(architecture="resnet18", imagenet=False, size=64, neighbours=4)
+    params = recipe.build([folder]).spec.decoder_params
+    assert params["opinions"] == padded_opinions(np.array(params["neighbours"]))
+    table = loop_neighbours(np.array(params["mean_face"]), 4)
+    assert params["neighbours"] == [[int(j) for j in row] for row in table]
+
+
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+def test_recipes_know_every_trunk(architecture):
+    recipe = PipnetRecipe(architecture=architecture, imagenet=False, neighbours=1)
+    spec = recipe.model_spec(np.random.default_rng(0).random((68, 2)))
+    with torch.device("meta"):
+        assert architecture_of(spec) == identify(shapes_of(recipe.network().state_dict()))
+
+
 def test_weights_must_match_the_folders(tmp_path):
     with pytest.raises(DataError, match="2 weights for 1"):
         PipnetRecipe(weights=(1.0, 2.0)).build([tmp_path])
 
 
 @pytest.mark.parametrize(
-    "setting", [{"size": 100}, {"architecture": "vgg"}, {"weights": (0.0,)}, {"neighbours": 68}]
+    "setting",
+    [
+        {"size": 100},
+        {"architecture": "vgg"},
+        {"weights": (0.0,)},
+        {"neighbours": 68},
+        {"neighbours": 0},
+        {"stride": 64},
+        {"stride": 128, "architecture": "resnet18", "size": 320},
+    ],
 )
 def test_impossible_recipes_are_refused_by_name(setting):
     with pytest.raises(TrainingError, match=next(iter(setting))):

@@ -13,79 +13,18 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from toy_training import RECIPE, SPEC, Toy, assert_same_run
 
 from facemark_export import checkpoint
-from facemark_export.training.loop import LoopRecipe, Run, TrainingError
+from facemark_export.training.loop import Run, TrainingError
 from facemark_sdk.errors import CheckpointError
-from facemark_sdk.spec import InputSpec, ModelSpec
-
-SPEC = ModelSpec(
-    name="toy",
-    task="detection",
-    family="toy",
-    architecture="toy",
-    decoder="toy",
-    decoder_params={},
-    layout="kps5",
-    input=InputSpec(8, 8, "RGB", (127.0, 127.0, 127.0), (64.0, 64.0, 64.0)),
-    crop=None,
-    precision="fp32",
-    producer="test",
-    source_sha256="",
-    training_data="",
-    licence="",
-)
-RECIPE = LoopRecipe(
-    epochs=3,
-    batch_size=4,
-    workers=0,
-    precision="float32",
-    threads=1,
-    learning_rate=1e-2,
-    device="cpu",
-)
 
 
-class Toy:
-    """Learn the mean brightness of random images. Batch norm, so that statistics matter too."""
-
-    spec = SPEC
-    metric = "error"
-    higher_is_better = False
-
-    def __init__(self, stop_at=None, nan_at=None):
-        torch.manual_seed(0)
-        self.network = nn.Sequential(
-            nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.LazyLinear(1)
-        )
-        self.network(torch.zeros(2, 3, 8, 8))
-        self.calls, self.stop_at, self.nan_at = 0, stop_at, nan_at
-        self.errors = iter([3.0, 1.0, 2.0])
-
-    def __len__(self):
-        return 22
-
-    def epoch_indices(self, rng):
-        return rng.permutation(len(self))
-
-    def make_batch(self, indices, rng):
-        noise = rng.integers(0, 40, (len(indices), 8, 8, 3))
-        images = (indices[:, None, None, None] * 9 + noise).astype(np.uint8)
-        return {
-            "image": torch.from_numpy(images),
-            "target": torch.from_numpy(images.mean((1, 2, 3)).astype(np.float32) / 255),
-        }
-
-    def losses(self, outputs, batch):
-        self.calls += 1
-        if self.calls == self.stop_at:
-            raise KeyboardInterrupt
-        loss = (outputs[:, 0].float() - batch["target"]).square().mean()
-        return {"square": loss * float("nan") if self.calls == self.nan_at else loss}
-
-    def validate(self, forward):
-        assert forward(torch.zeros(2, 8, 8, 3, dtype=torch.uint8)).shape == (2, 1)
-        return {"error": next(self.errors)}
+def with_errors(*errors):
+    """A toy whose validations give these figures."""
+    task, figures = Toy(), iter(errors)
+    task.validate = lambda forward: {"error": next(figures)}
+    return task
 
 
 def run(task, out, *, resume=False, recipe=RECIPE, name="toy"):
@@ -100,12 +39,7 @@ def test_a_killed_and_resumed_run_ends_like_an_uninterrupted_one(tmp_path, stop_
     with pytest.raises(KeyboardInterrupt):
         run(Toy(stop_at=stop_at), tmp_path / "cut", recipe=recipe).train()
     run(Toy(), tmp_path / "cut", recipe=recipe, resume=True).train()
-    whole, cut = (
-        checkpoint.read(tmp_path / n / "last.safetensors").weights for n in ("whole", "cut")
-    )
-    assert whole.keys() == cut.keys()
-    for key, value in whole.items():
-        assert torch.equal(value, cut[key]), key
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
 def test_workers_start_although_opencv_has_used_its_threads(tmp_path):
@@ -123,9 +57,9 @@ def test_workers_start_although_opencv_has_used_its_threads(tmp_path):
 
 
 def test_best_and_last_are_kept_with_spec_and_recipe(tmp_path):
-    run(Toy(), tmp_path / "run").train()
+    run(with_errors(3.0, 1.0, 2.0), tmp_path / "run").train()
     best, last = (checkpoint.read(tmp_path / "run" / f"{n}.safetensors") for n in ("best", "last"))
-    assert best.record["epoch"] == 2  # the errors are 3, 1, 2
+    assert best.record["epoch"] == 2
     assert best.record["validation"]["error"] == 1.0
     assert last.record["epoch"] == 3
     assert best.spec == SPEC
@@ -207,9 +141,7 @@ def test_only_settings_that_change_no_step_may_differ_when_resuming(tmp_path):
 
 
 def test_a_figure_that_is_not_a_number_is_never_the_best(tmp_path):
-    task = Toy()
-    task.errors = iter([float("nan"), 1.0, float("nan")])
-    run(task, tmp_path / "run").train()
+    run(with_errors(float("nan"), 1.0, float("nan")), tmp_path / "run").train()
     assert checkpoint.read(tmp_path / "run" / "best.safetensors").record["epoch"] == 2
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from facemark_export.meanface import read_meanface
-from facemark_sdk.decode.pip import nearest_neighbours, padded_opinions
+from facemark_export.meanface import pip_tables, read_meanface
 from facemark_sdk.errors import CheckpointError
 from facemark_sdk.layouts import get_layout, layouts_with
 
@@ -31,12 +30,7 @@ def pip_params(
             "does not say which they are: pass the mean face of its training set, the published "
             "meanface.txt, with --meanface FILE"
         )
-    table = nearest_neighbours(read_meanface(meanface, landmarks), neighbours)
-    return {
-        "stride": stride,
-        "neighbours": table.tolist(),
-        "opinions": padded_opinions(table),
-    }
+    return {"stride": stride, **pip_tables(read_meanface(meanface, landmarks), neighbours)}
 
 
 def layout_of(landmarks: int, asked: str | None) -> str:

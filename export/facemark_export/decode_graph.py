@@ -17,6 +17,7 @@ from facemark_sdk.decode.graph import OUTPUT_NAMES, SPREAD_NAME
 from facemark_sdk.decode.heatmap import local_soft_argmax_params
 from facemark_sdk.decode.params import origin_param, temperature_param
 from facemark_sdk.decode.pip import pip_weights
+from facemark_sdk.decode.regression import mean_shape_param
 from facemark_sdk.errors import ModelError
 from facemark_sdk.spec import ModelSpec
 
@@ -45,6 +46,7 @@ TWINS: dict[str, Callable[[ModelSpec], nn.Module]] = {
     ),
     "barycentre_sum": lambda spec: _barycentre_twin(spec, twins.PositivePart()),
     "hih": lambda spec: twins.HihTwin(spec.input.width),
+    "regression": lambda spec: twins.RegressionTwin(mean_shape_param(spec), spec.input.width),
 }
 """The twin of each decoder, by the decoder's name."""
 
@@ -77,14 +79,14 @@ def make_decode_graph(spec: ModelSpec) -> nn.Module:
     return TWINS[spec.decoder](spec).eval()
 
 
-def decode_model(spec: ModelSpec, shapes: Mapping[str, tuple[int, int, int]]) -> onnx.ModelProto:
+def decode_model(spec: ModelSpec, shapes: Mapping[str, tuple[int, ...]]) -> onnx.ModelProto:
     """The decoder as an ONNX model of its own, to be put behind a network.
 
     Its batch is dynamic but not empty: ONNX Runtime cannot reduce a batch of no faces.
 
     Args:
         spec: As for `make_decode_graph`.
-        shapes: Maps, rows, columns of each raw output, by name.
+        shapes: Each raw output's sizes after the batch (maps: maps, rows, columns), by name.
 
     Returns:
         Inputs named as the raw outputs, outputs ``points``, ``scores`` and, from the barycentres,

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from facemark_sdk.decode import barycentre, dark, heatmap
+from facemark_sdk.decode import barycentre, dark, heatmap, regression
 from facemark_sdk.decode.decoded import Floats
 
 
@@ -252,6 +252,20 @@ class HihTwin(nn.Module):
         within = _positive_cells(inner) * cell_sides(offsets, 1)
         points = (_positive_cells(peaks) + within) * cell_sides(heatmaps, self.side)
         return points, peaks.scores
+
+
+class RegressionTwin(nn.Module):
+    """Of `decode_regression`; takes its mean shape."""
+
+    def __init__(self, mean_shape: Floats, side: int) -> None:
+        super().__init__()
+        self.register_buffer("mean_shape", torch.from_numpy(mean_shape))
+        self.side = side
+
+    def forward(self, displacement: Tensor) -> tuple[Tensor, Tensor]:
+        """Displacements (N, 2L)."""
+        points = self.mean_shape + displacement.unflatten(1, self.mean_shape.shape)
+        return points * self.side, torch.full_like(points[..., 0], regression.SCORE)
 
 
 def _in_square(distances: Tensor) -> Tensor:

@@ -1,12 +1,14 @@
-"""PIPNet's `meanface.txt`: where the landmarks lie on average in the training crops."""
+"""PIPNet's mean face: where the landmarks lie on average in the training crops."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from facemark_sdk.decode.pip import nearest_neighbours, padded_opinions
 from facemark_sdk.errors import CheckpointError
 
 _LONGEST_LINE = 1 << 20
@@ -14,7 +16,7 @@ _LONGEST_LINE = 1 << 20
 
 
 def read_meanface(path: Path, landmarks: int) -> NDArray[np.float64]:
-    """Read a mean face: 2L numbers x0 y0 x1 y1 ... on the first line (COMPAT 1.3).
+    """Read a ``meanface.txt``: 2L numbers x0 y0 x1 y1 ... on the first line (COMPAT 1.3).
 
     Args:
         path: The file; lines after the first are not read.
@@ -44,3 +46,17 @@ def read_meanface(path: Path, landmarks: int) -> NDArray[np.float64]:
     if not np.isfinite(values).all():
         raise CheckpointError(f"mean face {path} has numbers that are not finite")
     return values.reshape(-1, 2)
+
+
+def pip_tables(mean_face: ArrayLike, neighbours: int) -> dict[str, Any]:
+    """The tables of a ``pip`` decoder that the mean face gives (COMPAT 1.3).
+
+    Args:
+        mean_face: (L, 2); only ratios of distances matter.
+        neighbours: C.
+
+    Returns:
+        ``neighbours`` (L, C) and ``opinions``, L lists, as JSON values.
+    """
+    table = nearest_neighbours(mean_face, neighbours)
+    return {"neighbours": table.tolist(), "opinions": padded_opinions(table)}

@@ -118,6 +118,11 @@ def published_spec(architecture: Architecture, choices: Choices) -> ModelSpec:
         CheckpointError: The checkpoint leaves open what `choices` do not say.
         ModelError: `choices` name an input size that the network cannot take.
     """
+    if architecture.family not in _CONVENTIONS:
+        raise CheckpointError(
+            f"these are the tensors of {architecture}, which nobody but facemark-train makes: pass "
+            "the best.safetensors that it wrote, which states the network's crop and decoder"
+        )
     detects = architecture.family == "retinaface"
     layout = "kps5" if detects else layout_of(architecture.landmarks, choices.layout)
     spec = ModelSpec(

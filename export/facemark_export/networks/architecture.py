@@ -10,7 +10,9 @@ from torch import nn
 
 from facemark_export.networks.hourglass import HeatmapInHeatmap
 from facemark_export.networks.hrnet import HighResolutionNet
+from facemark_export.networks.mapnet import build_mapnet
 from facemark_export.networks.pipnet import ARCHITECTURES, build_pipnet
+from facemark_export.networks.regression import HIDDEN, build_regression
 from facemark_export.networks.retinaface import POINTS, TRUNKS, RetinaFace
 from facemark_sdk.errors import ModelError
 from facemark_sdk.layouts import get_layout
@@ -19,7 +21,7 @@ from facemark_sdk.spec import ModelSpec
 HRNET = "hrnetv2_w18"
 KNOWN = (
     f"pipnet ({', '.join(ARCHITECTURES)}), hrnet ({HRNET}), hih (hourglass1, hourglass2, ...), "
-    f"retinaface ({', '.join(TRUNKS)})"
+    f"retinaface ({', '.join(TRUNKS)}), {' and '.join(HIDDEN)} and mapnet (as pipnet)"
 )
 """Families and their architectures, for messages."""
 # What specs of our first detectors call a trunk.
@@ -31,11 +33,12 @@ class Architecture:
     """A network without its weights; numbers that the family does not have are 0.
 
     Attributes:
-        family: ``pipnet``, ``hrnet``, ``hih`` or ``retinaface``.
+        family: ``pipnet``, ``hrnet``, ``hih``, ``retinaface``, ``regression``,
+            ``coordnet`` or ``mapnet``.
         name: The architecture within the family: ``resnet18``, ``hrnetv2_w18``, ``hourglass4``.
         landmarks: L; 5 for detectors.
         neighbours: PIPNet's C.
-        stride: PIPNet's pixels a cell.
+        stride: PIPNet's and MapNet's pixels a cell.
         stacks: HIH's hourglasses.
         offset_size: Side of HIH's offset maps.
     """
@@ -68,6 +71,10 @@ def build(architecture: Architecture) -> nn.Module:
         return HighResolutionNet(a.landmarks)
     if a.family == "hih" and a.name == f"hourglass{a.stacks}":
         return HeatmapInHeatmap(a.landmarks, a.stacks, a.offset_size)
+    if a.family == "mapnet":
+        return build_mapnet(a.name, a.landmarks, a.stride)
+    if a.family in HIDDEN:
+        return build_regression(a.family, a.name, a.landmarks)
     if a.family == "retinaface":
         if a.landmarks != POINTS:
             raise ModelError(f"RetinaFace has {POINTS} landmarks a face, got {a.landmarks}")
@@ -95,6 +102,8 @@ def architecture_of(spec: ModelSpec) -> Architecture:
             neighbours=len(neighbours[0]),
             stride=_whole_parameter(spec, "stride"),
         )
+    if family == "mapnet":
+        return Architecture(family, name, landmarks, stride=_whole_parameter(spec, "stride"))
     if family == "hih":
         found = re.fullmatch(r"hourglass([1-9]\d?)", name)
         if found is None:

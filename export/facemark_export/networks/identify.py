@@ -16,7 +16,7 @@ from facemark_sdk.errors import CheckpointError, ModelError
 MAX_LANDMARKS = 100_000
 """More rows than any head has; keeps nonsense away from arithmetic on sizes."""
 
-# A tensor that only this PIPNet trunk has, most telling first (COMPAT 1.1)
+# A tensor that only this trunk has, most telling first (COMPAT 1.1)
 _TRUNKS = (
     ("_conv_stem.weight", "efficientnet_lite0"),
     ("conv.0.weight", "mobilenet_v3_large"),
@@ -65,6 +65,10 @@ def _candidate(shapes: Shapes) -> Architecture:
         return Architecture("hrnet", HRNET, _rows(shapes, "head.3.weight"))
     if "hg0_conv_pred.weight" in shapes:
         return _hih(shapes)
+    if "heatmap_layer.weight" in shapes:
+        return _mapnet(shapes)
+    if "regressor.weight" in shapes:
+        return _regression(shapes)
     if "ClassHead.0.conv1x1.weight" in shapes:
         name = "resnet50" if "body.layer1.0.conv1.weight" in shapes else "mobilenet0.25"
         return Architecture("retinaface", name, POINTS)
@@ -79,13 +83,35 @@ def _pipnet(shapes: Shapes) -> Architecture:
             f"nb_x_layer.weight has {rows} rows, which is no multiple of the {landmarks} landmarks "
             "that cls_layer.weight has; a PIPNet has one row for each neighbour of each landmark"
         )
-    name = next((name for key, name in _TRUNKS if key in shapes), None)
-    if name is None:
-        raise CheckpointError(
-            f"a PIPNet's heads on an unknown trunk: {_described(shapes)}; known: {KNOWN}"
-        )
+    name = _trunk(shapes)
     stride = next((stride for key, stride in _RESAMPLINGS if key in shapes), TRUNK_STRIDE)
     return Architecture("pipnet", name, landmarks, neighbours=rows // landmarks, stride=stride)
+
+
+def _mapnet(shapes: Shapes) -> Architecture:
+    stride = TRUNK_STRIDE >> _numbered(shapes, r"upsampling\.(\d+)\.0\.weight")
+    landmarks = _rows(shapes, "heatmap_layer.weight")
+    return Architecture("mapnet", _trunk(shapes, "trunk."), landmarks, stride=stride)
+
+
+def _regression(shapes: Shapes) -> Architecture:
+    family = "coordnet" if "hidden.0.weight" in shapes else "regression"
+    coordinates = shapes["regressor.weight"][0] if shapes["regressor.weight"] else 0
+    if coordinates % 2 or not 2 <= coordinates <= 2 * MAX_LANDMARKS:
+        raise CheckpointError(
+            f"regressor.weight has {coordinates} rows; wanted are two for each landmark"
+        )
+    return Architecture(family, _trunk(shapes, "trunk."), coordinates // 2)
+
+
+def _trunk(shapes: Shapes, prefix: str = "") -> str:
+    """The trunk whose tensors are among these, under a prefix."""
+    name = next((name for key, name in _TRUNKS if prefix + key in shapes), None)
+    if name is None:
+        raise CheckpointError(
+            f"a landmark network's heads on an unknown trunk: {_described(shapes)}; known: {KNOWN}"
+        )
+    return name
 
 
 def _hih(shapes: Shapes) -> Architecture:

@@ -5,36 +5,28 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from facemark_export.networks.efficientnet_lite import MEAN as LITE_MEAN
-from facemark_export.networks.efficientnet_lite import STD as LITE_STD
-from facemark_export.networks.efficientnet_lite import EfficientNetLite0
-from facemark_export.networks.mobilenet_v2 import MobileNetV2
-from facemark_export.networks.mobilenet_v3 import MobileNetV3Large
-from facemark_export.networks.normalise import IMAGENET_MEAN, IMAGENET_STD
-from facemark_export.networks.resnet import ResNet18, ResNet50, ResNet101
-from facemark_sdk.errors import CheckpointError, ModelError
+from facemark_export.networks.trunks import TRUNK_STRIDE, TRUNKS, imagenet_weights
+from facemark_sdk.errors import ModelError
 
 HEADS = ("cls_layer", "x_layer", "y_layer", "nb_x_layer", "nb_y_layer")
-TRUNK_STRIDE = 32
-"""Pixels a cell of every trunk's features."""
 RESNET18_STRIDES = (16, 32, 64, 128)
 """Strides that published networks have, all on ResNet-18 (COMPAT 1.1); other trunks have 32."""
 
 
-def _with_heads(
-    trunk: type[nn.Module],
-    mean: tuple[float, ...] = IMAGENET_MEAN,
-    std: tuple[float, ...] = IMAGENET_STD,
-    strides: tuple[int, ...] = (TRUNK_STRIDE,),
-) -> type:
-    """A PIPNet class on this trunk. It inherits, so that the trunk's keys have no prefix."""
+def _with_heads(name: str) -> type:
+    """A PIPNet class on a trunk. It inherits, so that the trunk's keys have no prefix."""
+    trunk = TRUNKS[name].network
 
     class PIPNet(trunk):  # type: ignore[misc, valid-type]
         """Raw maps of the grid: cls, x, y (N, L, G, G); nb_x, nb_y (N, L * C, G, G)."""
 
-        input_mean = mean
-        input_std = std
-        possible_strides = strides
+        input_mean = TRUNKS[name].mean
+        input_std = TRUNKS[name].std
+        possible_strides = RESNET18_STRIDES if name == "resnet18" else (TRUNK_STRIDE,)
+
+        halvings = 0
+        """Set for self-training with curriculum (paper section 3.3): in training a sixth output
+        then is the score map of features that were max-pooled 2x2 so many times."""
 
         def __init__(self, landmarks: int, neighbours: int, stride: int = TRUNK_STRIDE) -> None:
             super().__init__()
@@ -49,7 +41,10 @@ def _with_heads(
 
         def forward(self, image: Tensor) -> tuple[Tensor, ...]:
             features = _resample(self, super().forward(image), self.stride)
-            return tuple(getattr(self, name)(features) for name in HEADS)
+            maps = tuple(getattr(self, name)(features) for name in HEADS)
+            if self.training and self.halvings:
+                maps += (self.cls_layer(F.max_pool2d(features, 2**self.halvings)),)
+            return maps
 
         def load_imagenet(self) -> None:
             """Load the trunk's ImageNet weights.
@@ -57,13 +52,7 @@ def _with_heads(
             Raises:
                 CheckpointError: No package carries them, or it is not installed.
             """
-            if not hasattr(trunk, "load_imagenet"):
-                raise CheckpointError(
-                    f"no package carries ImageNet weights for {trunk.__name__}; use --no-imagenet"
-                )
-            pretrained = trunk()
-            pretrained.load_imagenet()
-            self.load_state_dict(pretrained.state_dict(), strict=False)
+            self.load_state_dict(imagenet_weights(trunk), strict=False)
 
     PIPNet.__name__ = PIPNet.__qualname__ = f"PIPNet{trunk.__name__}"
     return PIPNet
@@ -93,14 +82,7 @@ def _resample(network: nn.Module, x: Tensor, stride: int) -> Tensor:
     return x
 
 
-ARCHITECTURES: dict[str, type] = {
-    "efficientnet_lite0": _with_heads(EfficientNetLite0, LITE_MEAN, LITE_STD),
-    "resnet18": _with_heads(ResNet18, strides=RESNET18_STRIDES),
-    "resnet50": _with_heads(ResNet50),
-    "resnet101": _with_heads(ResNet101),
-    "mobilenet_v2": _with_heads(MobileNetV2),
-    "mobilenet_v3_large": _with_heads(MobileNetV3Large),
-}
+ARCHITECTURES: dict[str, type] = {name: _with_heads(name) for name in TRUNKS}
 
 
 def build_pipnet(

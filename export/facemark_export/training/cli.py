@@ -1,8 +1,12 @@
-"""``facemark-train RECIPE --data DIR... --out RUN [--resume]``."""
+"""``facemark-train RECIPE --data DIR... --out RUN [--resume]``.
+
+In several processes: ``torchrun --nproc_per_node N -m facemark_export.training.cli RECIPE ...``.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +15,11 @@ from typing import Annotated
 import torch
 import tyro
 
+from facemark_export.training import processes
 from facemark_export.training.loop import LoopRecipe, Run
 from facemark_export.training.recipes import RECIPES
+from facemark_export.training.recipes.self_training import SelfTrainingRecipe
+from facemark_export.training.self_training import train_rounds
 from facemark_sdk.errors import FacemarkError
 
 
@@ -25,9 +32,12 @@ def _command(name: str, description: str, default: LoopRecipe) -> Callable[..., 
         resume: bool = False,
         recipe: recipe_type = default,  # type: ignore[valid-type]
     ) -> None:
-        torch.manual_seed(recipe.seed)  # the fresh weights; batches have generators of their own
-        run = Run(recipe.build(data), recipe, name, out, resume=resume)
-        run.train()
+        if isinstance(recipe, SelfTrainingRecipe):
+            train_rounds(recipe, name, data, out, resume=resume)
+        else:
+            torch.manual_seed(recipe.seed)  # the fresh weights; batches have their own generators
+            Run(recipe.build(data), recipe, name, out, resume=resume).train()
+        processes.leave()
 
     train.__annotations__ = {
         "data": Annotated[tuple[Path, ...], tyro.conf.arg(help="Folders of annotated images.")],
@@ -42,7 +52,8 @@ def _command(name: str, description: str, default: LoopRecipe) -> Callable[..., 
 
 def main() -> None:
     """Entry point: exit status 0, 1 for a failed run, 2 for wrong use."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
+    logging.basicConfig(level=logging.INFO if first else logging.WARNING, format="%(message)s")
     commands = {name: _command(name, *entry) for name, entry in RECIPES.items()}
     try:
         tyro.extras.subcommand_cli_from_dict(commands, prog="facemark-train")
