@@ -62,7 +62,7 @@ def test_bundled_models_are_of_known_networks(name):
         ({"decoder_params": {"stride": 32, "neighbours": [1, 2]}}, "table"),
         ({"decoder_params": {"neighbours": [[1, 2]]}}, "must state stride"),
         ({"decoder_params": {"neighbours": [[1, 2]], "stride": 32.5}}, "whole number"),
-        ({"decoder_params": {"neighbours": [[1, 2]], "stride": 64}}, "stride 32, got 64"),
+        ({"decoder_params": {"neighbours": [[1, 2]], "stride": 64}}, "stride .*32, got 64"),
         ({"family": "hrnet", "architecture": "hrnet_w32"}, "known: .*hrnetv2_w18"),
         ({"family": "hih", "architecture": "hourglass"}, "unknown HIH"),
         ({"family": "hih", "architecture": "hourglass4"}, "must state offset_size"),
@@ -88,8 +88,8 @@ def test_an_unknown_layout_is_refused():
 
 
 @pytest.mark.parametrize("name", sorted(set(ARCHITECTURES) - {"resnet18"}))
-def test_other_strides_are_for_resnet18(name):
-    with pytest.raises(ModelError, match=f"{name} has stride 32, got 64; .*resnet18"):
+def test_coarser_strides_are_for_resnet18(name):
+    with pytest.raises(ModelError, match=f"{name} has stride .*32, got 64"):
         build_pipnet(name, 7, 3, stride=64)
 
 

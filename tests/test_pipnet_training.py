@@ -33,7 +33,12 @@ from facemark_export.training.landmark_data import (
     weighted_order,
 )
 from facemark_export.training.loop import Run, TrainingError
-from facemark_export.training.pipnet import pip_losses, pip_targets
+from facemark_export.training.pipnet import (
+    OFFSET_WEIGHTS,
+    offset_weight_of,
+    pip_losses,
+    pip_targets,
+)
 from facemark_export.training.recipes.pipnet import PipnetRecipe
 from facemark_sdk.decode.pip import (
     OUTPUT_NAMES,
@@ -358,11 +363,32 @@ def test_the_recipe_states_what_it_trained(tmp_path):
 
 
 @pytest.mark.parametrize(("stride", "weight"), [(16, 0.02), (32, 0.1), (64, 0.125), (128, 0.25)])
-def test_every_stride_trains_with_its_own_balance_and_exports(tmp_path, stride, weight):
+def test_offsets_weigh_as_published_for_inputs_of_256_pixels(stride, weight):
     """Alpha and beta of the paper's section 4.1.2, relative to the score's weight."""
+    assert offset_weight_of(256 // stride) == pytest.approx(10 * weight)
+
+
+@pytest.mark.parametrize(("grid", "like"), [(1, 2), (3, 4), (6, 8), (10, 8), (12, 16), (64, 16)])
+def test_offsets_weigh_as_on_the_nearest_published_grid(grid, like):
+    assert offset_weight_of(grid) == OFFSET_WEIGHTS[like]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "stride", "weight"),
+    [
+        ("resnet18", 16, 0.1),
+        ("resnet18", 32, 0.125),
+        ("resnet18", 64, 0.25),
+        ("resnet18", 128, 0.25),
+        ("efficientnet_lite0", 16, 0.1),
+    ],
+)
+def test_every_stride_trains_with_its_grids_balance_and_exports(
+    tmp_path, architecture, stride, weight
+):
     folder = write_folder(tmp_path / "set", [f"{n}_1.png" for n in range(12, 20)])
     recipe = PipnetRecipe(
-        architecture="resnet18",
+        architecture=architecture,
         imagenet=False,
         size=128,
         stride=stride,

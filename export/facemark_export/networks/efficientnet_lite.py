@@ -55,22 +55,27 @@ class InvertedResidual(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """(N, 3, S, S) to (N, 1280, S / 32, S / 32)."""
+    """(N, 3, S, S) to (N, 1280, S / stride, S / stride).
+
+    Args:
+        stride: 32, or 16, which leaves out the last of the five halvings: as many cells from an
+            input of half the side.
+    """
 
     channels = 1280
-    stride = 32
 
-    def __init__(self) -> None:
+    def __init__(self, stride: int = 32) -> None:
         super().__init__()
+        self.stride, reached = stride, 2
         self._conv_stem = nn.Conv2d(3, 32, 3, 2, 1, bias=False)
         self._bn0 = nn.BatchNorm2d(32, eps=_EPS)
         blocks, inputs = [], 32
-        for expansion, outputs, kernel, stride, repeats in _STAGES:
+        for expansion, outputs, kernel, halving, repeats in _STAGES:
+            step = halving if reached * halving <= stride else 1
+            reached *= step
             for repeat in range(repeats):
                 blocks.append(
-                    InvertedResidual(
-                        inputs, outputs, expansion, kernel, stride if repeat == 0 else 1
-                    )
+                    InvertedResidual(inputs, outputs, expansion, kernel, 1 if repeat else step)
                 )
                 inputs = outputs
         self._blocks = nn.ModuleList(blocks)

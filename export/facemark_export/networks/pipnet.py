@@ -10,7 +10,9 @@ from facemark_sdk.errors import ModelError
 
 HEADS = ("cls_layer", "x_layer", "y_layer", "nb_x_layer", "nb_y_layer")
 RESNET18_STRIDES = (16, 32, 64, 128)
-"""Strides that published networks have, all on ResNet-18 (COMPAT 1.1); other trunks have 32."""
+"""Strides that published networks have, all on ResNet-18 (COMPAT 1.1)."""
+OWN_STRIDES = {"efficientnet_lite0": (16, TRUNK_STRIDE)}
+"""Strides that a trunk's own features can have, without the published resampling layers."""
 
 
 def _with_heads(name: str) -> type:
@@ -22,26 +24,28 @@ def _with_heads(name: str) -> type:
 
         input_mean = TRUNKS[name].mean
         input_std = TRUNKS[name].std
-        possible_strides = RESNET18_STRIDES if name == "resnet18" else (TRUNK_STRIDE,)
+        possible_strides = (
+            RESNET18_STRIDES if name == "resnet18" else OWN_STRIDES.get(name, (TRUNK_STRIDE,))
+        )
 
         halvings = 0
         """Set for self-training with curriculum (paper section 3.3): in training a sixth output
         then is the score map of features that were max-pooled 2x2 so many times."""
 
         def __init__(self, landmarks: int, neighbours: int, stride: int = TRUNK_STRIDE) -> None:
-            super().__init__()
-            self.stride = stride
-            _add_resampling(self, self.channels, stride)
-            for name in HEADS:
-                rows = landmarks * (neighbours if name.startswith("nb_") else 1)
+            super().__init__(*((stride,) if name in OWN_STRIDES else ()))
+            self.resampled = TRUNK_STRIDE if name in OWN_STRIDES else stride
+            _add_resampling(self, self.channels, self.resampled)
+            for key in HEADS:
+                rows = landmarks * (neighbours if key.startswith("nb_") else 1)
                 head = nn.Conv2d(self.channels, rows, 1)
                 nn.init.normal_(head.weight, std=0.001)  # COMPAT 1.5
                 nn.init.zeros_(head.bias)
-                setattr(self, name, head)
+                setattr(self, key, head)
 
         def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-            features = _resample(self, super().forward(image), self.stride)
-            maps = tuple(getattr(self, name)(features) for name in HEADS)
+            features = _resample(self, super().forward(image), self.resampled)
+            maps = tuple(getattr(self, key)(features) for key in HEADS)
             if self.training and self.halvings:
                 maps += (self.cls_layer(F.max_pool2d(features, 2**self.halvings)),)
             return maps
@@ -94,7 +98,8 @@ def build_pipnet(
         architecture: A key of `ARCHITECTURES`.
         landmarks: L.
         neighbours: C, at least 1 and less than L.
-        stride: Pixels a cell of the grid; 16, 64 and 128 are for ResNet-18 only.
+        stride: Pixels a cell of the grid; 16, 64 and 128 are for ResNet-18, 16 for
+            EfficientNet-Lite0 too.
 
     Raises:
         ModelError: Unknown architecture, or numbers out of range.
@@ -109,7 +114,6 @@ def build_pipnet(
     if stride not in strides:
         raise ModelError(
             f"PIPNet on {architecture} has stride {' or '.join(map(str, strides))}, got {stride}"
-            + ("" if len(strides) > 1 else "; other strides are for resnet18 only")
         )
     network: nn.Module = ARCHITECTURES[architecture](landmarks, neighbours, stride)
     return network

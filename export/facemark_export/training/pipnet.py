@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,9 +15,16 @@ from facemark_export.training.landmark_task import LandmarkTask
 
 SCORE_WEIGHT = 10.0
 """Of the MSE over score maps (COMPAT 1.5)."""
-OFFSET_WEIGHTS = {16: 0.2, 32: 1.0, 64: 1.25, 128: 2.5}
-"""Of the L1 of offsets and neighbours by stride: alpha = beta = 0.02, 0.1, 0.125 and 0.25 of the
-score's weight (paper section 4.1.2)."""
+OFFSET_WEIGHTS = {16: 0.2, 8: 1.0, 4: 1.25, 2: 2.5}
+"""Of the L1 of offsets and neighbours by the cells along a side: alpha = beta = 0.02, 0.1, 0.125
+and 0.25 of the score's weight, for strides 16, 32, 64 and 128 (paper section 4.1.2, where inputs
+have 256 pixels)."""
+
+
+def offset_weight_of(grid: int) -> float:
+    """The published weight for the grid nearest in ratio to G cells a side, the finer of two."""
+    nearest = min(OFFSET_WEIGHTS, key=lambda known: (abs(math.log(known / grid)), -known))
+    return OFFSET_WEIGHTS[nearest]
 
 
 def pip_targets(
@@ -57,8 +65,8 @@ def pip_losses(
     outputs: Sequence[Tensor],
     targets: Mapping[str, Tensor],
     *,
-    offset_weight: float = OFFSET_WEIGHTS[32],
-    neighbour_weight: float = OFFSET_WEIGHTS[32],
+    offset_weight: float = OFFSET_WEIGHTS[8],
+    neighbour_weight: float = OFFSET_WEIGHTS[8],
     counted: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """PIPNet's weighted losses, equations 2, 3 and 6: offsets count at the true cells only.
@@ -112,7 +120,7 @@ class PipnetTask(LandmarkTask):
     def loss_weights(self) -> dict[str, float]:
         """Of `pip_losses`."""
         params = self.spec.decoder_params
-        weight = OFFSET_WEIGHTS[params["stride"]]
+        weight = offset_weight_of(self.size // params["stride"])
         return {
             "offset_weight": weight,
             "neighbour_weight": weight if any(params["opinions"]) else 0.0,

@@ -27,7 +27,7 @@ class PipnetRecipe(LandmarkRecipe):
     neighbours: int = 10
     """Neighbours whose offsets each landmark predicts (C; the paper's choice is 10)."""
     stride: int = TRUNK_STRIDE
-    """Pixels a cell of the grid; 16, 64 and 128 are for resnet18 only."""
+    """Pixels a cell of the grid; 16, 64 and 128 are for resnet18, 16 for efficientnet_lite0 too."""
     nrm: bool = True
     """Whether landmarks are merged with what their neighbours say of them (the neighbour
     regression module, section 3.2); without it these predictions are neither learnt nor used."""

@@ -1,0 +1,110 @@
+"""What is compared: tables of rows, each a recipe; within a table only what is named differs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from facemark_export.training.loop import LoopRecipe
+from facemark_export.training.recipes.mapnet import MapnetRecipe
+from facemark_export.training.recipes.pipnet import PipnetRecipe
+from facemark_export.training.recipes.regression import RegressionRecipe
+from facemark_export.training.recipes.self_training import SelfTrainingRecipe
+
+Scale = Literal["small", "full"]
+LABELLED = ("landmarks68/helen_train", "landmarks68/afw")
+OTHER = "landmarks68/youtube_faces"
+"""Video frames of another kind, points by a machine: judged on, never trained on."""
+UNLABELLED = ("unlabelled/congress225", "unlabelled/voteview", "unlabelled/facemask_nomask")
+
+_SMALL = {
+    "architecture": "efficientnet_lite0",
+    "size": 128,
+    "batch_size": 16,
+    "precision": "bfloat16",
+    "workers": 0,
+    "threads": 1,
+    "checkpoint_minutes": 5.0,
+    "device": "cpu",
+}
+_FULL = {
+    "architecture": "efficientnet_lite0",
+    "size": 256,
+    "batch_size": 16,
+    "precision": "bfloat16",
+    "workers": 4,
+    "device": "cuda",
+}
+_EPOCHS = {"small": 8, "full": 60}
+_ROUND_EPOCHS = {"small": 6, "full": 30}
+_ROUNDS = 3
+_SEEN = 0.25
+"""How often an unlabelled face is seen in an epoch: three labelled ones to two of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of a table.
+
+    Attributes:
+        table: The table's name.
+        name: What the reader sees.
+        recipe: Its settings; the seed is replaced.
+    """
+
+    table: str
+    name: str
+    recipe: LoopRecipe
+
+    @property
+    def key(self) -> str:
+        """For file names."""
+        return f"{self.table}-" + "".join(c if c.isalnum() else "_" for c in self.name.lower())
+
+    def seeded(self, seed: int) -> LoopRecipe:
+        """The settings of one run."""
+        return replace(self.recipe, seed=seed)
+
+
+def tables(scale: Scale, data: Path) -> dict[str, list[Row]]:
+    """All tables at a scale: ``small`` for two CPU cores, ``full`` for a GPU."""
+    common: dict[str, Any] = _SMALL if scale == "small" else _FULL
+    stride = common["size"] // 8  # 8 x 8 cells, the paper's grid
+    epochs = _EPOCHS[scale]
+    once = {**common, "epochs": epochs, "validate_every": epochs}
+    pip = {**once, "stride": stride}
+    rounds = {**pip, "epochs": _ROUND_EPOCHS[scale], "validate_every": _ROUND_EPOCHS[scale]}
+    unlabelled = tuple(data / folder for folder in UNLABELLED)
+    teaching = {**rounds, "unlabelled": unlabelled, "unlabelled_weight": _SEEN}
+    # As many steps as a round of self-training has, which sees unlabelled faces as well.
+    longer = round(_ROUND_EPOCHS[scale] * 1.7)
+    kinds = {
+        "heads": {
+            "CoordNet": RegressionRecipe(head="coordnet", loss="l1", pose_bins=0, **once),
+            "MapNet": MapnetRecipe(**once),
+            "PIP": PipnetRecipe(nrm=False, neighbours=1, **pip),
+            "PIP + NRM": PipnetRecipe(**pip),
+        },
+        "losses": {
+            f"{title}{', poses balanced' if bins else ''}": RegressionRecipe(
+                loss=loss, pose_bins=bins, **once
+            )
+            for title, loss in (
+                ("L2", "l2"),
+                ("smooth L1", "smooth_l1"),
+                ("Wing", "wing"),
+                ("anisotropic", "anisotropic"),
+            )
+            for bins in (0, 9)
+        },
+        "unlabelled": {
+            "supervised": PipnetRecipe(**{**rounds, "epochs": longer, "validate_every": longer}),
+            "self-training": SelfTrainingRecipe(curriculum=False, full_rounds=_ROUNDS, **teaching),
+            "STC": SelfTrainingRecipe(curriculum=True, full_rounds=_ROUNDS - 2, **teaching),
+        },
+    }
+    return {
+        table: [Row(table, name, recipe) for name, recipe in rows.items()]
+        for table, rows in kinds.items()
+    }
