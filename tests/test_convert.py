@@ -148,7 +148,8 @@ def test_faces_without_points_have_records_without(source, out):
     made.write_text(source / "train.txt", "a.png")
     run("pipnet", source, out)
     (record,) = read_annotations(out)
-    assert record == {"image": "images/a.png", "photo": "a", "split": "train", "subsets": []}
+    named = {"image": "images/a.png", "photo": "a", "split": "train", "subsets": []}
+    assert record == {**named, "box": [0, 0, 120, 90]}  # the crop itself
 
 
 def test_pipnet_crops_are_the_published_ones(source, out):

@@ -492,6 +492,7 @@ def test_pipnet_lists(tmp_path):
     for sample, points in zip(samples, faces, strict=True):
         np.testing.assert_array_equal(sample.points, points * [64, 32])
         assert sample.layout == "cofw29"
+        assert sample.box.tolist() == [0, 0, 64, 32]
     assert [s.subsets for s in samples] == [(), ("hard",)]
     assert [s.name for s in read("pipnet", tmp_path, "test_hard")] == ["p_1.png"]
 
@@ -501,6 +502,7 @@ def test_pipnet_list_of_names_only(tmp_path):
     made.write_text(tmp_path / "train.txt", "a.jpg")
     (sample,) = read("pipnet", tmp_path, "train")
     assert (sample.name, sample.points, sample.layout) == ("a.jpg", None, None)
+    assert sample.box.tolist() == [0, 0, 120, 90]  # what self-training asks of unlabelled faces
 
 
 @pytest.mark.parametrize("lines", [("a.jpg 1 2 3",), ("a.jpg 1 2", "a.jpg"), ("a.jpg 1 x",)])

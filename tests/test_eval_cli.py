@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from facemark_sdk import Detector
+from facemark_sdk.layouts import convert
 from facemark_sdk.robustness import PROTOCOLS
 
 Result = subprocess.CompletedProcess[str]
@@ -150,6 +151,30 @@ def test_folders_of_one_name_stay_apart(tiny: Run, data: Path, tmp_path: Path) -
     assert set(record["results"]["clean"]["sets"]) == {str(data), str(copy)}
 
 
+def test_sets_of_several_layouts_in_their_points_in_common(
+    tiny: Run, data: Path, tmp_path: Path
+) -> None:
+    """The same face with 68 points and with five, both measured in the five."""
+    truth = json.loads((data / "annotations.jsonl").read_text().splitlines()[0])["points"]
+    five = convert(np.float32(truth), "ibug68", "kps5")
+    other = tmp_path / "five"
+    other.mkdir()
+    (other / "one.png").write_bytes((data / "one.png").read_bytes())
+    write(other, {"image": "one.png", "points": five.tolist(), "layout": "kps5"})
+    (data / "annotations.jsonl").write_text(
+        (data / "annotations.jsonl").read_text().splitlines()[0] + "\n"
+    )
+    assert "evaluate each layout by itself, or in one that all" in failed(tiny(data, other))
+    result = tiny(data, other, "--layout", "kps5", "--report", tmp_path / "r", "--boxes", "points")
+    assert result.returncode == 0, result
+    record = json.loads((tmp_path / "r" / "report.json").read_text())
+    assert (record["layout"], record["model_layout"]) == ("kps5", "ibug68")
+    said = "5 points of kps5, annotations mapped from ibug68, predictions mapped from ibug68"
+    assert said in record["protocol"]
+    assert len(record["results"]["clean"]["found_landmarks_nme_percent"]) == 5
+    assert set(record["results"]["clean"]["sets"]) == {"dätä", "five"}
+
+
 @pytest.fixture(scope="module")
 def example(photo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The example photo, its truth what the bundled models see, 2 % of the eyes' distance off."""
@@ -182,10 +207,12 @@ def test_bad_data_is_one_line(tiny: Run, data: Path, tmp_path: Path) -> None:
     assert "found none of the 1 faces" in failed(tiny(data))
     (data / "none.png").write_bytes(b"")
     assert "line 1: image" in failed(tiny(data))
-    points = np.random.default_rng(0).uniform(0, 99, (19, 2)).tolist()
-    write(data, {"image": "one.png", "points": points, "layout": "aflw19"})
-    assert "no mapping from layout 'ibug68' to 'aflw19'" in failed(tiny(data))
-    write(data, {"image": "one.png", "points": points, "layout": "points19"})
+    points = np.random.default_rng(0).uniform(0, 99, (29, 2)).tolist()
+    write(data, {"image": "one.png", "points": points, "layout": "cofw29"})
+    said = failed(tiny(data))
+    assert "no mapping from layout 'ibug68' to 'cofw29'; 'ibug68' maps to: aflw19, kps5" in said
+    assert "unknown layout 'aflw'" in failed(tiny(data, "--layout", "aflw"))
+    write(data, {"image": "one.png", "points": points, "layout": "points29"})
     assert "no eye corners" in failed(tiny(data))
 
 
@@ -214,5 +241,5 @@ def test_reports_need_matplotlib_and_say_so(
 def test_help(evaluate: Run) -> None:
     text = evaluate("--help").stdout
     assert "usage: facemark eval" in text
-    for option in ("--report", "--boxes", "--norm", "--protocol", "--subset", "--seed"):
+    for option in ("--report", "--boxes", "--layout", "--norm", "--protocol", "--subset", "--seed"):
         assert option in text

@@ -264,8 +264,8 @@ def test_predictions_are_mapped_to_the_truths_layout(data, tmp_path):
     image = cv2.imread(str(faces[0].path))
     full = model.predict(image, tight_boxes(image, faces)).points[0]
     np.testing.assert_array_equal(prediction.points["clean"], convert(full, "wflw98", "ibug68"))
-    with pytest.raises(LayoutError, match="no mapping from layout 'wflw98' to 'aflw19'"):
-        predict_faces(model, faces, tight_boxes, layout=get_layout("aflw19"))
+    with pytest.raises(LayoutError, match=r"'wflw98' to 'cofw29'.*both map to"):
+        predict_faces(model, faces, tight_boxes, layout=get_layout("cofw29"))
 
 
 def test_photos_that_cannot_be_read_are_named(data, landmark_model):
@@ -309,6 +309,41 @@ def test_judged_by_hand(write):
     assert said.auc == pytest.approx((0 + 0.6 + 0) / 3, abs=2e-3)
     only = figures(judged.only(parts(faces)[1]["blur"]))
     assert (only.faces, only.missed, only.failure_percent["0.10"]) == (1, 1, 100)
+
+
+def test_points_in_common_are_judged(write, data, landmark_model):
+    """A 68-point model on 98, 29 and 68 points at once, in the 19 that all of them have."""
+    rng = np.random.default_rng(5)
+    records = [
+        {
+            "image": "two.png",
+            "points": rng.uniform(60, 190, (get_layout(name).num_points, 2)).tolist(),
+            "layout": name,
+        }
+        for name in ("wflw98", "cofw29", "ibug68")
+    ]
+    faces = read_faces(write(*records))
+    common = get_layout("aflw19")
+    check_norm(faces, Norm(), common)
+    predictions = list(predict_faces(landmark_model, faces, tight_boxes, layout=common))
+    judged = judge(predictions, "clean", Norm(), common)
+    image = cv2.imread(str(data / "two.png"))
+    for i, face in enumerate(faces):
+        truth = truth_of(face).astype(np.float64)
+        # The box is that of all annotated points, whichever are measured.
+        found = landmark_model.predict(image, tight_boxes(image, [face])).points[0]
+        moved = np.linalg.norm(convert(found, "ibug68", "aflw19") - truth, axis=1)
+        expected = moved / np.linalg.norm(truth[6] - truth[11])
+        np.testing.assert_allclose(judged.errors[i], expected, rtol=1e-5)
+    second = judged.only(np.array([False, True, False]))
+    np.testing.assert_array_equal(second.truth, [truth_of(faces[1])])
+    with pytest.raises(LayoutError, match="no mapping from layout 'wflw98' to 'cofw29'"):
+        check_norm(faces, Norm(), get_layout("cofw29"))
+
+
+def truth_of(face):
+    """The 19 points of any."""
+    return convert(face.points, face.layout.name, "aflw19")
 
 
 @pytest.mark.parametrize("by", NORMALISERS)

@@ -46,7 +46,33 @@ FIVE_POINTS = {
     "lapa106": ([104], [105], [54], [84], [90]),
     "ibug68": ([36, 37, 38, 39, 40, 41], [42, 43, 44, 45, 46, 47], [30], [48], [54]),
 }
-MAPPINGS = [("wflw98", "ibug68"), ("wflw98", "kps5"), *((name, "kps5") for name in FIVE_POINTS)]
+# The points of the 68 and of the 29 that AFLW's names name; between two edges, their middle.
+AFLW_POINTS = {
+    "ibug68": {
+        **{"right_brow_outer": [17], "right_brow_middle": [19], "right_brow_inner": [21]},
+        **{"left_brow_inner": [22], "left_brow_middle": [24], "left_brow_outer": [26]},
+        **{"right_eye_outer": [36], "right_eye_inner": [39]},
+        **{"left_eye_inner": [42], "left_eye_outer": [45]},
+        **{"right_eye_centre": [36, 37, 38, 39, 40, 41]},
+        **{"left_eye_centre": [42, 43, 44, 45, 46, 47]},
+        **{"nose_right": [31], "nose_tip": [30], "nose_left": [35]},
+        **{"mouth_right": [48], "mouth_centre": [62, 66], "mouth_left": [54], "chin": [8]},
+    },
+    "cofw29": {
+        **{"right_brow_outer": [0], "right_brow_middle": [4, 5], "right_brow_inner": [2]},
+        **{"left_brow_inner": [3], "left_brow_middle": [6, 7], "left_brow_outer": [1]},
+        **{"right_eye_outer": [8], "right_eye_centre": [16], "right_eye_inner": [10]},
+        **{"left_eye_inner": [11], "left_eye_centre": [17], "left_eye_outer": [9]},
+        **{"nose_right": [18], "nose_tip": [20], "nose_left": [19]},
+        **{"mouth_right": [22], "mouth_centre": [25, 26], "mouth_left": [23], "chin": [28]},
+    },
+}
+MAPPINGS = [
+    ("wflw98", "ibug68"),
+    *(("wflw98", target) for target in ("aflw19", "kps5")),
+    *((name, "aflw19") for name in AFLW_POINTS),
+    *((name, "kps5") for name in FIVE_POINTS),
+]
 
 each_layout = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 each_mapping = pytest.mark.parametrize(("source", "target"), MAPPINGS)
@@ -255,6 +281,23 @@ def test_to_5(source: str) -> None:
     np.testing.assert_allclose(converted, np.stack(expected, axis=1), rtol=1e-5)
 
 
+@pytest.mark.parametrize("source", AFLW_POINTS)
+def test_to_19(source: str) -> None:
+    points = random_points(source, 3)
+    made_of = [AFLW_POINTS[source][name] for name in get_layout("aflw19").names]
+    expected = np.stack([points[:, indices].mean(axis=1) for indices in made_of], axis=1)
+    np.testing.assert_allclose(convert(points, source, "aflw19"), expected, rtol=1e-5)
+
+
+def test_points_that_aflw_and_cofw_call_alike_are_the_same() -> None:
+    points, names = random_points("cofw29"), get_layout("cofw29").names
+    mapped = dict(zip(get_layout("aflw19").names, convert(points, "cofw29", "aflw19"), strict=True))
+    shared = mapped.keys() & set(names)
+    assert len(shared) == 14
+    for name in shared:
+        np.testing.assert_array_equal(mapped[name], points[names.index(name)])
+
+
 def test_98_to_5_goes_through_68() -> None:
     points = random_points("wflw98", 3)
     by_hand = convert(convert(points, "wflw98", "ibug68"), "ibug68", "kps5")
@@ -291,7 +334,7 @@ def test_errors() -> None:
         get_layout("nix")
     with pytest.raises(LayoutError, match="from layout 'kps5' to 'ibug68'; 'kps5' maps to: noth"):
         mapping_weights("kps5", "ibug68")
-    with pytest.raises(LayoutError, match="'wflw98' maps to: ibug68, kps5"):
+    with pytest.raises(LayoutError, match="'wflw98' maps to: aflw19, ibug68, kps5"):
         mapping_weights("wflw98", "lapa106")
     with pytest.raises(LayoutError, match="no mapping from layout 'points98'"):
         mapping_weights("points98", "ibug68")
@@ -386,6 +429,20 @@ def test_real_98_points_become_plausible_68(real: dict[str, NDArray[np.float32]]
         by_way = np.linalg.norm(faces[:, corner] - converted[:, made], axis=-1)
         by_way += np.linalg.norm(faces[:, middle] - converted[:, made], axis=-1)
         assert (by_way < straight + 0.05 * size).all()
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("name", [*AFLW_POINTS, "wflw98"])
+def test_nineteen_points_of_real_faces(name: str, real: dict[str, NDArray[np.float32]]) -> None:
+    """They are a face, with what is made of several points amid what it lies between."""
+    faces, layout = convert(real[name], name, "aflw19"), get_layout("aflw19")
+    looks_like_a_face(faces, layout)
+    slack = 0.2 * outer_corners(faces, layout)
+    for first, middle, last in ((0, 1, 2), (3, 4, 5), (6, 7, 8), (9, 10, 11), (15, 16, 17)):
+        assert (faces[:, first, 0] < faces[:, middle, 0]).all()
+        assert (faces[:, middle, 0] < faces[:, last, 0]).all()
+    for corner, centre in ((6, 7), (11, 10)):
+        assert (np.abs(faces[:, corner, 1] - faces[:, centre, 1]) < slack).all()
 
 
 @pytest.mark.shared

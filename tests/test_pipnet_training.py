@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from by_heart import STILL, nme_by_heart
 from conftest import SHARED
 from test_pip_decode import loop_neighbours, points_and_scores, weights_of
 
@@ -40,6 +41,7 @@ from facemark_export.training.pipnet import (
     pip_targets,
 )
 from facemark_export.training.recipes.pipnet import PipnetRecipe
+from facemark_sdk import Detector
 from facemark_sdk.decode.pip import (
     OUTPUT_NAMES,
     decode_pip,
@@ -340,6 +342,15 @@ def test_a_pipnet_learns_eight_faces_by_heart(tmp_path):
     assert scores.mean() > 0.8
 
 
+@pytest.mark.shared
+@pytest.mark.parametrize("nrm", [True, False], ids=["nrm", "no-nrm"])
+def test_eight_real_faces_are_learned_by_heart(monkeypatch, nrm):
+    recipe = PipnetRecipe(
+        architecture="resnet18", imagenet=False, size=96, nrm=nrm, augmentation=STILL
+    )
+    assert nme_by_heart(monkeypatch, recipe, rate=1e-3, steps=60) < 1.0
+
+
 def drawn_landmarks(rng, side=64):
     """Eight differently coloured dots at random places: what a landmark network must tell apart."""
     points = rng.uniform(0.1, 0.9, (8, 2)).astype(np.float32)
@@ -383,8 +394,8 @@ def test_offsets_weigh_as_on_the_nearest_published_grid(grid, like):
         ("efficientnet_lite0", 16, 0.1),
     ],
 )
-def test_every_stride_trains_with_its_grids_balance_and_exports(
-    tmp_path, architecture, stride, weight
+def test_every_stride_trains_with_its_grids_balance_exports_and_detects(
+    tmp_path, photo, architecture, stride, weight
 ):
     folder = write_folder(tmp_path / "set", [f"{n}_1.png" for n in range(12, 20)])
     recipe = PipnetRecipe(
@@ -411,6 +422,8 @@ def test_every_stride_trains_with_its_grids_balance_and_exports(
     assert report.checks["fp32"].passed
     spec = checkpoint.read(out / "best.safetensors").spec
     assert spec.decoder_params["stride"] == stride
+    (face,) = Detector(landmarks=tmp_path / "model.onnx", backend="cpu")(photo)
+    assert face.landmarks.shape == (68, 2)
 
 
 def test_without_nrm_neighbours_are_neither_learnt_nor_used(tmp_path):

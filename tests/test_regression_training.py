@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import SHARED
+from by_heart import STILL, nme_by_heart
 from test_pipnet_training import write_folder
 
 from facemark_export import checkpoint
@@ -21,25 +21,17 @@ from facemark_export.networks.trunks import TRUNKS
 from facemark_export.networks.weights import shapes_of
 from facemark_export.source import Choices, read_source
 from facemark_export.training.anisotropic import weight_matrices
-from facemark_export.training.augment import (
-    Augmentation,
-    crop_matrix,
-    into_crop,
-    square_around,
-)
-from facemark_export.training.landmark_data import read_faces
+from facemark_export.training.augment import crop_matrix, into_crop, square_around
 from facemark_export.training.loop import Run
 from facemark_export.training.loop_recipe import TrainingError
 from facemark_export.training.pose_balance import mean_of_bin_means, pose_bins
 from facemark_export.training.recipes import RECIPES
 from facemark_export.training.recipes.regression import RegressionRecipe
-from facemark_export.training.regression import RegressionTask
 from facemark_sdk import Detector, LandmarkModel
 from facemark_sdk.errors import CheckpointError, ModelError
 
 ANISOTROPIC = RECIPES["anisotropic_lite0_68"][1]
 COORDNET = RECIPES["coordnet_r18_68"][1]
-STILL = Augmentation(translate=0, rotate=0, scale=0, flip=0, occlude=0, blur=0, colour=0, grey=0)
 SMALL = RegressionRecipe(
     epochs=2,
     batch_size=8,
@@ -205,37 +197,11 @@ def test_without_displacement_the_coordinates_themselves_are_regressed(folder):
 
 @pytest.mark.shared
 @pytest.mark.parametrize("recipe", [ANISOTROPIC, COORDNET], ids=lambda recipe: recipe.head)
-def test_eight_real_faces_are_learned_by_heart(recipe):
-    """Under 1 % NME after sixty steps of a small input, no augmentation."""
-    torch.manual_seed(0)
-    faces = read_faces(SHARED / "data" / "landmarks68" / "helen_train", "ibug68", 68)[:8]
-    recipe = replace(recipe, architecture="resnet18", size=64)
-    network = build_regression(recipe.head, "resnet18", 68)
-    task = RegressionTask(
-        network,
-        recipe.model_spec(recipe.mean_shape(shapes_in_crops(faces), None)),
-        [faces],
-        (1.0,),
-        faces,
-        recipe.growth,
-        STILL,
-        loss=recipe.loss,
-        deviations=(recipe.along, recipe.across),
-        bins=None,
+def test_eight_real_faces_are_learned_by_heart(monkeypatch, recipe):
+    small = replace(
+        recipe, architecture="resnet18", imagenet=False, size=64, pose_bins=0, augmentation=STILL
     )
-    normalise = Normalise(task.spec.input)
-    batch = task.make_batch(np.arange(8), np.random.default_rng(0))
-    image, steps = normalise(batch["image"]), 60
-    optimizer = torch.optim.AdamW(network.parameters(), 1e-3)
-    for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = 1e-3 * min((step + 1) / 5, 1 - step / steps)
-        optimizer.zero_grad()
-        sum(task.losses(network(image), batch).values()).backward()
-        optimizer.step()
-    network.eval()
-    with torch.inference_mode():
-        assert task.validate(lambda images: network(normalise(images)))["nme"] < 1.0
+    assert nme_by_heart(monkeypatch, small, rate=1e-3, steps=60) < 1.0
 
 
 class Cut(Exception):

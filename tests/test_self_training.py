@@ -30,7 +30,7 @@ from facemark_export.training.pseudo_labels import (
 )
 from facemark_export.training.recipes.self_training import SelfTrainingRecipe
 from facemark_export.training.self_training import coarse_cells, curriculum_losses
-from facemark_sdk import LandmarkModel
+from facemark_sdk import Detector, LandmarkModel
 from facemark_sdk.decode.pip import OUTPUT_NAMES, nearest_neighbours
 from facemark_sdk.errors import DataError
 from facemark_sdk.spec import CropRule
@@ -340,11 +340,13 @@ def test_killed_rounds_go_on_to_the_same_end(whole, data, tmp_path, monkeypatch)
         assert torch.equal(value, found[key]), key
 
 
-def test_the_last_round_exports_with_parity(whole, tmp_path):
+def test_the_last_round_exports_with_parity(whole, tmp_path, photo):
     report = export_checkpoint(whole / "best.safetensors", tmp_path / "stc.onnx")
     assert report.checks["fp32"].passed
     crops = np.zeros((2, 256, 256, 3), np.uint8)
     assert LandmarkModel(tmp_path / "stc.onnx").predict_crops(crops).points.shape == (2, 68, 2)
+    (face,) = Detector(landmarks=tmp_path / "stc.onnx", backend="cpu")(photo)
+    assert face.landmarks.shape == (68, 2)
 
 
 def test_a_run_is_neither_overwritten_nor_gone_on_with_other_epochs(

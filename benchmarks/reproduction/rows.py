@@ -37,7 +37,8 @@ _FULL = {
     "device": "cuda",
 }
 _EPOCHS = {"small": 8, "full": 60}
-_ROUND_EPOCHS = {"small": 6, "full": 30}
+_LOSS_EPOCHS = {"small": 6, "full": 60}
+_ROUND_EPOCHS = {"small": 4, "full": 30}
 _ROUNDS = 3
 _SEEN = 0.25
 """How often an unlabelled face is seen in an epoch: three labelled ones to two of them."""
@@ -74,6 +75,7 @@ def tables(scale: Scale, data: Path) -> dict[str, list[Row]]:
     epochs = _EPOCHS[scale]
     once = {**common, "epochs": epochs, "validate_every": epochs}
     pip = {**once, "stride": stride}
+    losses = {**once, "epochs": _LOSS_EPOCHS[scale], "validate_every": _LOSS_EPOCHS[scale]}
     rounds = {**pip, "epochs": _ROUND_EPOCHS[scale], "validate_every": _ROUND_EPOCHS[scale]}
     unlabelled = tuple(data / folder for folder in UNLABELLED)
     teaching = {**rounds, "unlabelled": unlabelled, "unlabelled_weight": _SEEN}
@@ -88,7 +90,7 @@ def tables(scale: Scale, data: Path) -> dict[str, list[Row]]:
         },
         "losses": {
             f"{title}{', poses balanced' if bins else ''}": RegressionRecipe(
-                loss=loss, pose_bins=bins, **once
+                loss=loss, pose_bins=bins, **losses
             )
             for title, loss in (
                 ("L2", "l2"),

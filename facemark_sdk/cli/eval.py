@@ -37,6 +37,7 @@ from facemark_sdk.evaluation import (
 from facemark_sdk.evaluation.plots import require_matplotlib
 from facemark_sdk.evaluation.report import Evaluation, pictures, record
 from facemark_sdk.landmark_model import LandmarkModel
+from facemark_sdk.layouts import Layout, get_layout
 from facemark_sdk.metrics import Normaliser
 from facemark_sdk.models import resolve_model
 from facemark_sdk.robustness import Protocol
@@ -78,6 +79,10 @@ class Eval:
     """Where boxes come from: the detection that fits the annotated points best, the tight box of
     these points, or the annotations. A model's crop rule is made for boxes of a detector."""
 
+    layout: Annotated[str | None, _arg(metavar="L")] = None
+    """Landmark layout to measure in, if not the annotations' own: points in common, to which the
+    model's and the annotated ones are mapped. Sets of several layouts then go together."""
+
     detector: Annotated[str, _arg(metavar="D")] = DEFAULT_DETECTOR
     """Face detector: a bundled name or an ONNX file."""
 
@@ -114,8 +119,9 @@ class Eval:
         self._check_report()
         faces = self._faces()
         norm = Norm(self.norm, self.norm_box)
-        check_norm(faces, norm)
-        evaluation = self._evaluate(faces, norm)
+        layout = common_layout(faces) if self.layout is None else get_layout(self.layout)
+        check_norm(faces, norm, layout)
+        evaluation = self._evaluate(faces, norm, layout)
         _show(evaluation)
         if self.report is not None:
             content = json.dumps(record(evaluation), indent=2, ensure_ascii=False) + "\n"
@@ -147,7 +153,7 @@ class Eval:
             faces = with_subset(faces, path)
         return faces
 
-    def _evaluate(self, faces: list[AnnotatedFace], norm: Norm) -> Evaluation:
+    def _evaluate(self, faces: list[AnnotatedFace], norm: Norm, layout: Layout) -> Evaluation:
         model = LandmarkModel(self.model, backend=self.backend, threads=self.threads)
         boxes_of, said = self._boxes()
         protocols = tuple(dict.fromkeys(self.protocol)) or ("clean",)
@@ -155,7 +161,7 @@ class Eval:
             model,
             faces,
             boxes_of,
-            layout=common_layout(faces),
+            layout=layout,
             protocols=protocols,
             seed=self.seed,
         )
@@ -175,7 +181,7 @@ class Eval:
             boxes=said,
             norm=norm,
             seed=self.seed,
-            judged={protocol: judge(predictions, protocol, norm) for protocol in protocols},
+            judged={name: judge(predictions, name, norm, layout) for name in protocols},
         )
 
     def _boxes(self) -> tuple[BoxesOf, str]:

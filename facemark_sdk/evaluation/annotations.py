@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from facemark_sdk.crop import check_boxes
 from facemark_sdk.errors import DataError, FacemarkError, LayoutError
-from facemark_sdk.layouts import Layout, get_layout
+from facemark_sdk.layouts import Layout, convert, get_layout
 
 ANNOTATIONS = "annotations.jsonl"
 _FARTHEST = 1e6
@@ -45,6 +45,14 @@ class AnnotatedFace:
     box: NDArray[np.float32] | None = None
     subsets: tuple[str, ...] = ()
     norm: float | None = None
+
+    def points_in(self, layout: Layout) -> NDArray[np.float32]:
+        """Its points in a layout, (K, 2).
+
+        Raises:
+            LayoutError: No mapping leads there from its own.
+        """
+        return convert(self.points, self.layout.name, layout.name)
 
 
 def read_faces(folder: Path, name: str | None = None) -> list[AnnotatedFace]:
@@ -102,7 +110,7 @@ def common_layout(faces: Sequence[AnnotatedFace]) -> Layout:
         if face.layout.name != first.layout.name:
             raise LayoutError(
                 f"{first.where} is annotated in layout {first.layout.name!r}, {face.where} in "
-                f"{face.layout.name!r}; evaluate each layout by itself"
+                f"{face.layout.name!r}; evaluate each layout by itself, or in one that all map to"
             )
     return first.layout
 

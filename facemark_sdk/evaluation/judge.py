@@ -35,9 +35,11 @@ class Norm:
     box: Literal["points", "annotated"] = "points"
 
     def scales(
-        self, faces: Sequence[AnnotatedFace], sizes: NDArray[np.float32]
+        self, faces: Sequence[AnnotatedFace], sizes: NDArray[np.float32], layout: Layout
     ) -> NDArray[np.float64]:
         """What differences are divided by, (N, 2), in photos of `sizes` (N, 2).
+
+        Distances between points and tight boxes are those of the points in `layout`.
 
         Raises:
             LayoutError: The layout lacks the points that the norm needs.
@@ -46,8 +48,8 @@ class Norm:
         """
         annotated = self.box == "annotated" and self.by in ("box", "diagonal")
         return scales(
-            np.stack([face.points for face in faces]),
-            faces[0].layout,
+            np.stack([face.points_in(layout) for face in faces]),
+            layout,
             self.by,
             boxes=[annotated_box(face) for face in faces] if annotated else None,
             sizes=sizes,
@@ -70,6 +72,7 @@ class Judged:
     Attributes:
         faces: The annotations, N.
         layout: What the L points are.
+        truth: (N, L, 2) float32, pixels: the annotations in this layout.
         points: (N, L, 2) float32, pixels: predictions, guesses where not found.
         found: (N,) whether the face was found.
         differences: (N, L, 2) float64, prediction less truth over the norm.
@@ -77,6 +80,7 @@ class Judged:
 
     faces: tuple[AnnotatedFace, ...]
     layout: Layout
+    truth: NDArray[np.float32]
     points: NDArray[np.float32]
     found: NDArray[np.bool_]
     differences: NDArray[np.float64]
@@ -106,45 +110,56 @@ class Judged:
         return Judged(
             faces=tuple(face for face, take in zip(self.faces, chosen, strict=True) if take),
             layout=self.layout,
+            truth=self.truth[chosen],
             points=self.points[chosen],
             found=self.found[chosen],
             differences=self.differences[chosen],
         )
 
 
-def judge(predictions: Sequence[Prediction], protocol: Protocol, norm: Norm) -> Judged:
+def judge(
+    predictions: Sequence[Prediction], protocol: Protocol, norm: Norm, layout: Layout | None = None
+) -> Judged:
     """Errors of all faces under a protocol.
+
+    Args:
+        predictions: What `predict_faces` made in the same layout.
+        protocol: Which of their pictures counts.
+        norm: What errors are divided by.
+        layout: What is measured: annotations are mapped to it; None takes their own.
 
     Raises:
         FacemarkError: There is no face, the layout lacks points that the norm needs, a box is not
             annotated, or a distance is zero.
+        LayoutError: There is no mapping from an annotation's layout.
     """
     if not predictions:
         raise FacemarkError("there are no faces to say anything of: the set is empty")
     faces = tuple(prediction.face for prediction in predictions)
-    layout = common_layout(faces)
-    truth = np.stack([face.points for face in faces])
+    layout = layout or common_layout(faces)
+    truth = np.stack([face.points_in(layout) for face in faces])
     sizes = np.array([prediction.size for prediction in predictions], np.float32)
     points = _in_the_middle(mean_shape(truth), sizes)
     found = np.array([prediction.points is not None for prediction in predictions])
     for i, prediction in enumerate(predictions):
         if prediction.points is not None:
             points[i] = prediction.points[protocol]
-    differences = (points - truth.astype(np.float64)) / norm.scales(faces, sizes)[:, None]
-    return Judged(faces, layout, points, found, differences)
+    differences = (points - truth.astype(np.float64)) / norm.scales(faces, sizes, layout)[:, None]
+    return Judged(faces, layout, truth, points, found, differences)
 
 
-def check_norm(faces: Sequence[AnnotatedFace], norm: Norm) -> None:
-    """See that every face can be judged, before a model runs over them.
+def check_norm(faces: Sequence[AnnotatedFace], norm: Norm, layout: Layout | None = None) -> None:
+    """See that every face can be judged in a layout, before a model runs over them.
 
     Raises:
-        LayoutError: The layout lacks the points that the norm needs, or there are several layouts.
+        LayoutError: The layout lacks the points that the norm needs; or there is no mapping to it,
+            or there are several layouts and none is given.
         DataError: A face lacks an annotation or has a distance of zero; it says where.
     """
-    common_layout(faces)
+    layout = layout or common_layout(faces)
     for face in faces:
         try:  # sizes are known when the photo is read, and never zero
-            norm.scales([face], np.ones((1, 2), np.float32))
+            norm.scales([face], np.ones((1, 2), np.float32), layout)
         except (LayoutError, DataError):
             raise
         except FacemarkError as error:

@@ -10,7 +10,7 @@ from itertools import groupby
 import numpy as np
 from numpy.typing import NDArray
 
-from facemark_sdk.errors import DataError, ImageError
+from facemark_sdk.errors import DataError, ImageError, LayoutError
 from facemark_sdk.evaluation.annotations import AnnotatedFace
 from facemark_sdk.evaluation.boxes import BoxesOf
 from facemark_sdk.image import Image, load_image
@@ -26,8 +26,8 @@ class Prediction:
     Attributes:
         face: The annotation.
         size: Width and height of its photo, pixels.
-        points: By protocol, (L, 2) float32 in pixels of the photo and in the annotation's layout;
-            None when the face has no box, as the detector did not find it.
+        points: By protocol, (L, 2) float32 in pixels of the photo and in the layout asked for; None
+            when the face has no box, as the detector did not find it.
     """
 
     face: AnnotatedFace
@@ -53,7 +53,8 @@ def predict_faces(
         model: The model.
         faces: Annotated faces; neighbours of one photo share its reading and its detection.
         boxes_of: Where boxes come from.
-        layout: The annotations' layout, to which predictions are mapped.
+        layout: What is measured, to which predictions are mapped: the annotations' layout, or
+            another that they map to as well.
         protocols: What is done to the photos, each by itself.
         seed: Of all that is random, with each face's photo and points (`seed_of`).
 
@@ -61,7 +62,12 @@ def predict_faces(
         LayoutError: There is no mapping from the model's layout.
         DataError: A photo cannot be used, or a box is wanted that is not annotated.
     """
-    mapping_weights(model.layout.name, layout.name)
+    try:
+        mapping_weights(model.layout.name, layout.name)
+    except LayoutError as error:
+        raise LayoutError(
+            f"{error}; measure in a layout that the model's and the annotations' both map to"
+        ) from None
     return _predictions(model, faces, boxes_of, layout, tuple(protocols), seed)
 
 

@@ -71,13 +71,15 @@ class Evaluation:
     def said(self) -> str:
         """How it was measured, in one sentence."""
         judged = self.judged[self.first]
-        sets, mapped = " + ".join(parts(judged.faces)[0]), ""
-        if self.model_layout != judged.layout.name:
-            mapped = f", predictions mapped from {self.model_layout}"
+        sets, measured = " + ".join(parts(judged.faces)[0]), judged.layout.name
+        annotated = sorted({face.layout.name for face in judged.faces} - {measured})
+        mapped = f", annotations mapped from {' and '.join(annotated)}" if annotated else ""
+        if self.model_layout != measured:
+            mapped += f", predictions mapped from {self.model_layout}"
         return (
             f"{len(judged.faces)} faces of {sets}, boxes from {self.boxes}, "
             f"errors over {self.norm}, "
-            f"{judged.layout.num_points} points of {judged.layout.name}{mapped}; a face that is "
+            f"{judged.layout.num_points} points of {measured}{mapped}; a face that is "
             "not found fails at every threshold and has, for the NME, the error of the mean face "
             "in the middle of its photo; perturbed photos have the boxes of the clean ones"
         )
@@ -114,7 +116,7 @@ def pictures(evaluation: Evaluation) -> dict[str, bytes]:
         FacemarkError: matplotlib is not installed, or a photo cannot be read again.
     """
     judged = evaluation.judged[evaluation.first]
-    shape = mean_shape(np.stack([face.points for face in judged.faces]))
+    shape = mean_shape(judged.truth)
     means: dict[str, NDArray[np.float64]] = {
         name: landmark_means(part.only(part.found).errors)
         for name, part in evaluation.judged.items()
@@ -189,7 +191,7 @@ def _worst(evaluation: Evaluation) -> bytes:
         found = bool(judged.found[i])
         said = f"{100 * judged.nme[i]:.2f} %" if found else "not found"
         lines = (said, f"{face.set_name}/{Path(face.image).name}")
-        tiles.append(Tile(image, face.points, judged.points[i] if found else None, lines))
+        tiles.append(Tile(image, judged.truth[i], judged.points[i] if found else None, lines))
     done, encoded = cv2.imencode(".png", draw_sheet(tiles))
     if not done:
         raise FacemarkError("cannot encode the sheet of the worst faces")

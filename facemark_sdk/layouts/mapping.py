@@ -7,6 +7,7 @@ the two from different points.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from functools import cache
 from itertools import pairwise
 
@@ -59,21 +60,30 @@ def _wflw98_to_ibug68() -> tuple[list[Row], list[Row]]:
     return [*jaw, *brows_x, *nose_on], [*jaw, *brows_y, *nose_on]
 
 
-def _to_kps5(
-    right_eye: Row, left_eye: Row, nose_tip: int, mouth_right: int, mouth_left: int
-) -> tuple[list[Row], list[Row]]:
-    rows = [right_eye, left_eye, *_points(nose_tip, mouth_right, mouth_left)]
+def _means(*points: int | Iterable[int]) -> tuple[list[Row], list[Row]]:
+    """For each target point the source point, or the several whose mean it is."""
+    rows = [_mean(*([point] if isinstance(point, int) else point)) for point in points]
     return rows, rows
 
 
 _DIRECT: dict[tuple[str, str], tuple[list[Row], list[Row]]] = {
     ("wflw98", "ibug68"): _wflw98_to_ibug68(),
-    # Eye centres are the means of the six lid points.
-    ("ibug68", "kps5"): _to_kps5(_mean(*range(36, 42)), _mean(*range(42, 48)), 30, 48, 54),
+    # The points in common in the Wasserstein paper's protocols (section 4.3: COFW to AFLW "with 19
+    # landmarks"; 7.1: those of the 68 that are AFLW's). It has no table: names decide. A brow's
+    # middle is between its edges, the mouth's between the lips, an eye's centre amid the lids.
+    ("ibug68", "aflw19"): _means(
+        *(17, 19, 21, 22, 24, 26),
+        *(36, range(36, 42), 39, 42, range(42, 48), 45),
+        *(31, 30, 35, 48, (62, 66), 54, 8),
+    ),
+    ("cofw29", "aflw19"): _means(
+        *(0, (4, 5), 2, 3, (6, 7), 1),
+        *(8, 16, 10, 11, 17, 9),
+        *(18, 20, 19, 22, (25, 26), 23, 28),
+    ),
     # Pupils or eye centres are points of these layouts.
-    ("cofw29", "kps5"): _to_kps5(_mean(16), _mean(17), 20, 22, 23),
-    ("aflw19", "kps5"): _to_kps5(_mean(7), _mean(10), 13, 15, 17),
-    ("lapa106", "kps5"): _to_kps5(_mean(104), _mean(105), 54, 84, 90),
+    ("aflw19", "kps5"): _means(7, 10, 13, 15, 17),
+    ("lapa106", "kps5"): _means(104, 105, 54, 84, 90),
 }
 
 

@@ -47,7 +47,8 @@ FORMATS: dict[str, Format] = {
     "menpo2d": Format(menpo2d.read, "ibug68", pts.ORIGIN),
     "300vw": Format(vw300.read, "ibug68", pts.ORIGIN, video=True),
     "wflw": Format(wflw.read, "wflw98", pipnet="wflw", pipnet_gssl="wflw68-gssl"),
-    "cofw": Format(cofw.read, "cofw29", cofw.ORIGIN, "cofw"),
+    # Cut as COFW-68 is: its training faces are the unlabelled ones (PIPNet paper, section 4.1.2).
+    "cofw": Format(cofw.read, "cofw29", cofw.ORIGIN, "cofw", "cofw68-gssl"),
     "cofw68": Format(cofw.read_68, "ibug68", cofw.ORIGIN, pipnet_gssl="cofw68-gssl"),
     "aflw": Format(aflw.read, "aflw19", pipnet="aflw"),
     "celeba": Format(celeba.read, None, pipnet_gssl="celeba-gssl"),

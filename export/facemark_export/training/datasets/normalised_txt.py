@@ -48,7 +48,10 @@ def _names(path: Path) -> set[str]:
 
 
 def _read(path: Path, images: Path, dataset: str, parts: dict[str, set[str]]) -> Iterator[Sample]:
-    """A list's crops; one whose first line is a single token holds names only."""
+    """A list's crops, each a box of its own; one whose first line is a single token has no points.
+
+    Sizes are read from the images, for coordinates are fractions of them.
+    """
     width = 0
     for where, tokens in rows(path):
         width = width or len(tokens)
@@ -59,10 +62,10 @@ def _read(path: Path, images: Path, dataset: str, parts: dict[str, set[str]]) ->
             )
         name = tokens[0]
         image = find(images, dataset, name)
+        size = np.array(load_image(image).shape[1::-1], np.float64)
         points = layout = None
         if width > 1:
-            height_and_width = np.array(load_image(image).shape[:2], np.float64)
-            points = numbers(tokens[1:], where).reshape(-1, 2) * height_and_width[::-1]
+            points = numbers(tokens[1:], where).reshape(-1, 2) * size
             layout = layout_of(len(points))
         yield Sample(
             image=image,
@@ -70,5 +73,6 @@ def _read(path: Path, images: Path, dataset: str, parts: dict[str, set[str]]) ->
             points=points,
             layout=layout,
             photo=photo_of({"image": name}),
+            box=np.concatenate([np.zeros(2), size]),
             subsets=tuple(part for part, names in parts.items() if name in names),
         )
