@@ -32,6 +32,7 @@ class Detector:
         threads: int | None = None,
         score_threshold: float | None = None,
         max_faces: int | None = None,
+        det_size: int | None = None,
     ) -> None:
         """Load both models.
 
@@ -43,6 +44,8 @@ class Detector:
             score_threshold: Faces that the detector scores lower are left out; None takes the
                 detector's own.
             max_faces: Only that many of the largest faces; None keeps all.
+            det_size: The image's longer side as the detector sees it, in pixels; larger finds
+                smaller faces and takes longer; None takes the detector's own.
 
         Raises:
             ModelError: A model is not found, damaged, without a spec, or for another task.
@@ -56,7 +59,11 @@ class Detector:
             check_score_threshold(score_threshold)  # before the models are loaded
         self.max_faces = max_faces
         self.face_detector = FaceDetector(
-            detector, backend=backend, threads=threads, score_threshold=score_threshold
+            detector,
+            backend=backend,
+            threads=threads,
+            score_threshold=score_threshold,
+            det_size=det_size,
         )
         self.landmark_model = LandmarkModel(landmarks, backend=backend, threads=threads)
 

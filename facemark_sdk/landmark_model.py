@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,6 +21,10 @@ DEFAULT_LANDMARKS = "pipnet_lite0_68"
 
 MAX_BATCH = 64
 """Crops that the network sees at once at most, so that a crowd does not fill the memory."""
+
+CPU_BATCH = 8
+"""The same on a CPU, where more do not fit its caches: 32 at once take 6 % longer (Lite0). Fewer
+are not decoded as fast."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,6 +77,8 @@ class LandmarkModel:
         self.layout: Layout = get_layout(self.spec.layout)
         batch = self._backend.inputs[0].shape[0]
         self._batch = batch if isinstance(batch, int) else None
+        on_cpu = self.backend == "cpu" and self._batch is None
+        self._most = CPU_BATCH if on_cpu else MAX_BATCH
 
     @property
     def backend(self) -> str:
@@ -123,11 +130,13 @@ class LandmarkModel:
                 f"got {type(crops).__name__ if shape is None else f'{dtype} {shape}'}"
             )
         parts = [
-            self.decode(self.infer(crops[start : start + MAX_BATCH]))
-            for start in range(0, len(crops), MAX_BATCH)
+            self.decode(self.infer(crops[start : start + self._most]))
+            for start in range(0, len(crops), self._most)
         ]
         if not parts:
             return self._nothing()
+        if len(parts) == 1:
+            return parts[0]
         spreads = [part.covariances for part in parts if part.covariances is not None]
         return Landmarks(
             points=np.concatenate([part.points for part in parts]),
@@ -147,8 +156,8 @@ class LandmarkModel:
             image.
         """
         checked = [crop.check_boxes(rows) for rows in boxes]
-        ends = np.cumsum([len(rows) for rows in checked])
-        crops = np.empty((int(ends[-1]) if len(ends) else 0, self.size, self.size, 3), np.uint8)
+        ends = list(accumulate(map(len, checked)))
+        crops = np.empty((ends[-1] if ends else 0, self.size, self.size, 3), np.uint8)
         affines = [
             crop.cut(self._rule, image, rows, out=crops[end - len(rows) : end])
             for image, rows, end in zip(images, checked, ends, strict=True)

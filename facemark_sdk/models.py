@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TypeAlias
 
-from facemark_sdk.backends import Backend, create_backend
+from facemark_sdk.backends import Backend, Described, RuntimeOptions, create_backend
 from facemark_sdk.errors import ModelError
 from facemark_sdk.spec import METADATA_KEY, ModelSpec, Task
 
@@ -46,13 +46,17 @@ def resolve_model(name_or_path: ModelName) -> Path:
     )
 
 
-def read_spec(backend: Backend, path: Path) -> ModelSpec:
+def read_spec(described: Described, path: Path) -> ModelSpec:
     """What the model file says about itself.
+
+    Args:
+        described: The file, loaded (`create_backend`) or only read (`describe_file`).
+        path: For messages.
 
     Raises:
         ModelError: It says nothing, or nothing that this version can read.
     """
-    record = backend.metadata.get(METADATA_KEY)
+    record = described.metadata.get(METADATA_KEY)
     if record is None:
         raise ModelError(
             f"model {str(path)!r} has no facemark spec in its metadata, so its input and outputs "
@@ -66,16 +70,21 @@ def read_spec(backend: Backend, path: Path) -> ModelSpec:
 
 
 def open_model(
-    name_or_path: ModelName, *, task: Task, backend: str, threads: int | None
+    name_or_path: ModelName,
+    *,
+    task: Task,
+    backend: str,
+    threads: int | None,
+    options: RuntimeOptions | None = None,
 ) -> tuple[Backend, ModelSpec]:
-    """Load a model for a task.
+    """Load a model for a task; `backend`, `threads` and `options` are `create_backend`'s.
 
     Raises:
         ModelError: Not found, damaged, without a spec, or for another task.
         BackendError: The runtime is not installed or does not start.
     """
     path = resolve_model(name_or_path)
-    loaded = create_backend(backend, path, threads)
+    loaded = create_backend(backend, path, threads, options)
     spec = read_spec(loaded, path)
     if spec.task != task:
         raise ModelError(

@@ -5,13 +5,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 from conftest import CROP
 
-from facemark_sdk import BackendError, ModelError
-from facemark_sdk.backends import BACKENDS, create_backend
+from facemark_sdk import BackendError, LandmarkModel, ModelError
+from facemark_sdk.backends import BACKENDS, RuntimeOptions, create_backend
 from facemark_sdk.backends import ort as ort_backend
 from facemark_sdk.backends.cpus import limited_cpus
+from facemark_sdk.backends.ort_binding import MAX_SHAPES, BoundSession
+from facemark_sdk.backends.pool import Pool
+from facemark_sdk.models import open_model
 
 HAS_CUDA = ort_backend.has_cuda()
 
@@ -39,6 +43,20 @@ def test_one_session_in_many_threads(landmark_file: Path) -> None:
     assert results == list(range(1, 40))
 
 
+def test_one_bundled_model_in_many_threads() -> None:
+    """Points of eight threads at once are those of one after the other, bit for bit."""
+    model = LandmarkModel(backend="cpu", threads=2)
+    rng = np.random.default_rng(0)
+    size = model.size
+    batches = [rng.integers(0, 256, (1 + n % 3, size, size, 3), np.uint8) for n in range(12)]
+    serial = [model.predict_crops(batch) for batch in batches]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(model.predict_crops, batches))
+    for ours, theirs in zip(together, serial, strict=True):
+        np.testing.assert_array_equal(ours.points, theirs.points)
+        np.testing.assert_array_equal(ours.scores, theirs.scores)
+
+
 @pytest.mark.skipif(HAS_CUDA, reason="onnxruntime-gpu is installed")
 def test_cuda_without_the_gpu_wheel_names_the_extra(landmark_file: Path) -> None:
     with pytest.raises(BackendError, match=r"facemark-sdk\[gpu\]"):
@@ -52,6 +70,7 @@ def test_auto_says_what_it_picks(landmark_file: Path, caplog: pytest.LogCaptureF
     assert "picks 'cpu'" in caplog.text
 
 
+@pytest.mark.skipif(HAS_CUDA, reason="onnxruntime-gpu is installed")
 def test_no_silent_fall_back(landmark_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A wheel that claims CUDA but whose session runs on the CPU is an error."""
     monkeypatch.setattr(ort_backend, "has_cuda", lambda: True)
@@ -60,6 +79,7 @@ def test_no_silent_fall_back(landmark_file: Path, monkeypatch: pytest.MonkeyPatc
         create_backend("cuda", landmark_file)
 
 
+@pytest.mark.skipif(HAS_CUDA, reason="onnxruntime-gpu is installed")
 def test_auto_warns_when_cuda_does_not_start(
     landmark_file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -67,11 +87,6 @@ def test_auto_warns_when_cuda_does_not_start(
     with pytest.warns(UserWarning, match="CUDAExecutionProvider"):
         assert create_backend("auto", landmark_file).name == "cpu"
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-
-
-def test_tensorrt_is_not_faked(landmark_file: Path) -> None:
-    with pytest.raises(BackendError, match="no TensorRT backend"):
-        create_backend("tensorrt", landmark_file)
 
 
 @pytest.mark.parametrize("name", ["CPU", "", "nix", None])
@@ -119,3 +134,154 @@ def test_wrong_inputs(landmark_file: Path, inputs: dict[str, np.ndarray]) -> Non
 
 def test_cpu_limits_are_positive() -> None:
     assert limited_cpus() is None or limited_cpus() >= 1
+
+
+class TestOptions:
+    """Spinning and arena, as ONNX Runtime then has them."""
+
+    def settings(self, model: Path, options: RuntimeOptions | None) -> tuple[str, str, bool]:
+        session = create_backend("cpu", model, 2, options)._session.get_session_options()
+        values = []
+        for name in ("session.intra_op.allow_spinning", "session.force_spinning_stop"):
+            try:
+                values.append(session.get_session_config_entry(name))
+            except RuntimeError:  # not set: ONNX Runtime's default
+                values.append("")
+        assert session.intra_op_num_threads == 2
+        return (*values, session.enable_cpu_mem_arena)
+
+    def test_by_default(self, landmark_file: Path) -> None:
+        """Threads spin in a run, not after it; memory is kept."""
+        assert self.settings(landmark_file, None) == ("", "1", True)
+
+    def test_given(self, landmark_file: Path) -> None:
+        never = RuntimeOptions(spinning="never", arena=False)
+        assert self.settings(landmark_file, never) == ("0", "", False)
+        assert self.settings(landmark_file, RuntimeOptions(spinning="always")) == ("", "", True)
+
+    def test_from_the_environment(
+        self, landmark_file: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("FACEMARK_SPINNING", "never")
+        monkeypatch.setenv("FACEMARK_ARENA", "0")
+        assert self.settings(landmark_file, None) == ("0", "", False)
+        assert self.settings(landmark_file, RuntimeOptions()) == ("", "1", True)
+
+    def test_through_open_model(self, landmark_file: Path) -> None:
+        options = RuntimeOptions(arena=False)
+        backend, _ = open_model(
+            landmark_file, task="landmarks", backend="cpu", threads=1, options=options
+        )
+        assert not backend._session.get_session_options().enable_cpu_mem_arena
+
+    def test_same_results(self, landmark_file: Path) -> None:
+        wanted = create_backend("cpu", landmark_file, 1).run({"image": crops(3)})
+        for spinning in ("never", "run", "always"):
+            options = RuntimeOptions(spinning=spinning, arena=False)
+            found = create_backend("cpu", landmark_file, 2, options).run({"image": crops(3)})
+            for name, array in wanted.items():
+                np.testing.assert_array_equal(found[name], array)
+
+    @pytest.mark.parametrize(
+        "bad", [{"spinning": "sometimes"}, {"arena": 1}, {"engine_cache": "folder"}]
+    )
+    def test_bad_values(self, bad: dict[str, object]) -> None:
+        with pytest.raises(BackendError, match=f"{next(iter(bad))} must be"):
+            RuntimeOptions(**bad)
+
+    @pytest.mark.parametrize("variable", ["FACEMARK_SPINNING", "FACEMARK_ARENA"])
+    def test_bad_variables(
+        self, landmark_file: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+    ) -> None:
+        monkeypatch.setenv(variable, "maybe")
+        with pytest.raises(BackendError, match=f"{variable} must be one of .*'maybe'"):
+            create_backend("cpu", landmark_file)
+
+
+class TestBinding:
+    """The way to a GPU, with the CPU as the device: buffers stay from run to run."""
+
+    @pytest.fixture
+    def session(self, landmark_file: Path) -> ort.InferenceSession:
+        return ort.InferenceSession(str(landmark_file), providers=["CPUExecutionProvider"])
+
+    @pytest.fixture
+    def bound(self, session: ort.InferenceSession, landmark_file: Path) -> BoundSession:
+        inputs = create_backend("cpu", landmark_file, 1).inputs
+        return BoundSession(session, inputs, name="cuda", device="cpu", staging=None)
+
+    def noise(self, count: int, seed: int = 0) -> np.ndarray:
+        return np.random.default_rng(seed).integers(0, 256, (count, CROP, CROP, 3), np.uint8)
+
+    def check(self, session: ort.InferenceSession, bound: BoundSession, image: np.ndarray) -> None:
+        names = [tensor.name for tensor in session.get_outputs()]
+        wanted = dict(zip(names, session.run(None, {"image": image}), strict=True))
+        found = bound.run({"image": image})
+        assert list(found) == names
+        for name in names:
+            np.testing.assert_array_equal(found[name], wanted[name], strict=True)
+
+    def test_same_as_without(self, session: ort.InferenceSession, bound: BoundSession) -> None:
+        """Also when a batch size comes again after so many others that its buffers are gone."""
+        for round_ in range(2):
+            for count in range(1, MAX_SHAPES + 4):
+                self.check(session, bound, self.noise(count, round_))
+        self.check(session, bound, np.asfortranarray(self.noise(2)))
+
+    def test_results_outlive_the_next_run(self, bound: BoundSession) -> None:
+        bound.run({"image": self.noise(2)})
+        first = bound.run({"image": np.zeros((2, CROP, CROP, 3), np.uint8)})["cls"]
+        kept = first.copy()
+        second = bound.run({"image": np.full((2, CROP, CROP, 3), 255, np.uint8)})["cls"]
+        np.testing.assert_array_equal(first, kept)
+        assert not np.array_equal(first, second)
+
+    def test_threads(self, session: ort.InferenceSession, bound: BoundSession) -> None:
+        with ThreadPoolExecutor(6) as pool:
+            list(
+                pool.map(lambda n: self.check(session, bound, self.noise(1 + n % 4, n)), range(40))
+            )
+
+    def test_inputs_go_through_page_locked_memory(
+        self, session: ort.InferenceSession, landmark_file: Path
+    ) -> None:
+        blocks: list[np.ndarray] = []
+
+        def staging(nbytes: int) -> np.ndarray:
+            blocks.append(np.zeros(nbytes, np.uint8))
+            return blocks[-1]
+
+        inputs = create_backend("cpu", landmark_file, 1).inputs
+        bound = BoundSession(session, inputs, name="cuda", device="cpu", staging=staging)
+        for seed in range(3):
+            image = self.noise(2, seed)
+            self.check(session, bound, image)
+            np.testing.assert_array_equal(blocks[0], image.ravel())
+        assert len(blocks) == 1
+
+    @pytest.mark.parametrize(
+        "inputs",
+        [
+            {"picture": crops(1)},
+            {},
+            {"image": crops(1).astype(np.float32)},
+            {"image": crops(1)[:, :8]},
+            {"image": crops(1)[0]},
+        ],
+    )
+    def test_wrong_inputs(self, bound: BoundSession, inputs: dict[str, np.ndarray]) -> None:
+        """ONNX Runtime copies the bytes of a bound array without a look at its type."""
+        with pytest.raises(BackendError, match="backend 'cuda' failed"):
+            bound.run(inputs)
+
+
+def test_pool_lends_to_one_at_a_time_and_keeps_no_broken_item() -> None:
+    made = iter(range(10))
+    pool = Pool(lambda: next(made))
+    with pool.borrow() as first, pool.borrow() as second:
+        assert {first, second} == {0, 1}
+    with pytest.raises(KeyError), pool.borrow() as broken:
+        raise KeyError
+    with pool.borrow() as a, pool.borrow() as b:
+        assert broken not in (a, b)
+        assert {a, b} == ({0, 1} - {broken}) | {2}

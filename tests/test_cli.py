@@ -14,6 +14,11 @@ import pytest
 from conftest import detector_graph, save
 from numpy.typing import NDArray
 
+from facemark_sdk.backends import describe_file
+from facemark_sdk.backends.tensorrt.engine_file import Built, EngineRecord, write_engine
+from facemark_sdk.backends.tensorrt.profile import Profile
+from facemark_sdk.spec import METADATA_KEY
+
 Result = subprocess.CompletedProcess[str]
 Run = Callable[..., Result]
 
@@ -168,6 +173,32 @@ def test_info(facemark: Run, landmark_file: Path, mean_face: NDArray[np.float64]
     assert len(record["spec"]["decoder_params"]["neighbours"]) == len(mean_face)
     assert [tensor["name"] for tensor in record["outputs"]] == ["cls", "x", "y", "nb_x", "nb_y"]
     assert "bundled models:" in failed(facemark("info", "nix"))
+
+
+def test_info_of_an_engine(facemark: Run, landmark_file: Path, tmp_path: Path) -> None:
+    """Its spec, and where it runs; without TensorRT or a GPU."""
+    path = tmp_path / "x.engine"
+    source = describe_file(landmark_file)
+    record = EngineRecord(
+        spec=source.metadata[METADATA_KEY],
+        inputs=source.inputs,
+        outputs=source.outputs,
+        profile=Profile((1, 8, 64)),
+        built=Built("11.4.0.106", "NVIDIA H100", "9.0", "Linux x86_64"),
+        onnx_sha256="ab" * 32,
+    )
+    write_engine(path, record, b"plan")
+    text = facemark("info", path).stdout
+    for word in ("tiny_landmarks", "ibug68", "11.4.0.106", "NVIDIA H100", "[1, 8, 64]"):
+        assert word in text
+    engine = json.loads(facemark("info", path, "--json").stdout)
+    model = json.loads(facemark("info", landmark_file, "--json").stdout)
+    assert engine["spec"] == model["spec"]
+    assert engine["outputs"] == model["outputs"]
+    assert engine["engine"]["capability"] == "9.0"
+    assert "engine" not in model
+    path.write_bytes(path.read_bytes()[:-1])
+    assert "truncated" in failed(facemark("info", path))
 
 
 def test_models(facemark: Run) -> None:

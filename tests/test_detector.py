@@ -7,12 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from conftest import SCORE, detector_graph, detector_spec, save
 from numpy.typing import NDArray
 
 from facemark_sdk import BackendError, Detector, FaceDetector, FacemarkError, ImageError, load_image
+from facemark_sdk.cli import run
 from facemark_sdk.detect.face_detector import Detections
 from facemark_sdk.detector import largest_first
 
@@ -120,6 +122,32 @@ def test_max_faces(make: Callable[..., Detector], scene: Scene) -> None:
     assert len(make(max_faces=2)(image)) == 2
 
 
+def test_det_size_is_the_side_that_the_detector_sees(
+    make: Callable[..., Detector], scene: Scene
+) -> None:
+    """The tiny detector sees squares of 64 pixels on its canvas: of 128 at half the size."""
+    assert make().face_detector.det_size == 256
+    large = np.kron(scene((72, 72, 255), size=(128, 128)), np.ones((2, 2, 1), np.uint8))
+    assert len(make()(large)) > 1
+    (face,) = make(det_size=128)(large)
+    np.testing.assert_allclose(face.bbox, [80.5, 80.5, 208.5, 208.5], atol=0.1)
+
+
+def test_det_size_on_the_command_line(
+    landmark_file: Path,
+    detector_file: Path,
+    scene: Scene,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    picture = tmp_path / "large.png"
+    large = np.kron(scene((72, 72, 255), size=(128, 128)), np.ones((2, 2, 1), np.uint8))
+    cv2.imwrite(str(picture), large)
+    models = ["--model", str(landmark_file), "--detector", str(detector_file)]
+    assert run(["detect", str(picture), *models, "--det-size", "128", "--backend", "cpu"]) == 0
+    assert "1 face" in capsys.readouterr().out
+
+
 def test_no_face_is_an_empty_list(make: Callable[..., Detector], scene: Scene) -> None:
     detector = make()
     assert detector(scene()) == []
@@ -188,6 +216,7 @@ def test_threads_share_a_detector(make: Callable[..., Detector], scene: Scene) -
         ({"score_threshold": "high"}, FacemarkError),
         ({"max_faces": 0}, FacemarkError),
         ({"max_faces": 1.5}, FacemarkError),
+        ({"det_size": 0}, FacemarkError),
         ({"threads": 0}, BackendError),
         ({"backend": "tensorrt"}, BackendError),
     ],

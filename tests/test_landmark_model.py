@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from facemark_sdk import Detector, FacemarkError, ImageError, LandmarkModel, ModelError
-from facemark_sdk import landmark_model as module
+from facemark_sdk.landmark_model import CPU_BATCH
 
 Scene = Callable[..., NDArray[np.uint8]]
 
@@ -57,10 +57,13 @@ def test_faces_keep_their_order(landmark_model: LandmarkModel, scene: Scene) -> 
 def test_large_batches_are_split(
     landmark_model: LandmarkModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    crops = np.random.default_rng(0).integers(0, 256, (5, CROP, CROP, 3), np.uint8)
-    whole = landmark_model.predict_crops(crops)
-    monkeypatch.setattr(module, "MAX_BATCH", 2)
+    crops = np.random.default_rng(0).integers(0, 256, (CPU_BATCH + 3, CROP, CROP, 3), np.uint8)
+    whole = landmark_model.decode(landmark_model.infer(crops))
+    runs = []
+    infer = landmark_model.infer
+    monkeypatch.setattr(landmark_model, "infer", lambda part: runs.append(len(part)) or infer(part))
     parts = landmark_model.predict_crops(crops)
+    assert runs == [CPU_BATCH, 3]
     np.testing.assert_allclose(parts.points, whole.points, atol=1e-4)
     np.testing.assert_allclose(parts.scores, whole.scores, atol=1e-6)
 

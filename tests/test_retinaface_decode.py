@@ -36,6 +36,22 @@ def test_letterbox_pads_a_video_frame_to_strides_not_to_a_square() -> None:
     assert letterbox(np.zeros((480, 640, 3), np.uint8), 512)[0].shape == (384, 512, 3)
 
 
+@pytest.mark.parametrize("sides", [(960, 1280), (961, 1280), (962, 1282), (1921, 2561)])
+def test_letterbox_averages_what_it_shrinks(sides: tuple[int, int]) -> None:
+    """A checkerboard of single pixels turns grey instead of aliasing, whatever can be halved."""
+    board = ((np.indices(sides).sum(axis=0) % 2) * 255).astype(np.uint8)
+    canvas = letterbox(np.dstack([board] * 3), 256)[0][:192, :256]
+    assert np.abs(canvas.astype(int) - 127).max() <= 30
+
+
+def test_a_halved_photo_is_the_mean_of_what_each_pixel_covers() -> None:
+    photo = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
+    blocks = photo.reshape(120, 4, 160, 4, 3).mean(axis=(1, 3))
+    canvas, scales = letterbox(photo, 160)
+    assert scales == (0.25, 0.25)
+    np.testing.assert_allclose(canvas[:120], blocks, atol=1)
+
+
 @pytest.mark.parametrize("shape", [(3, 20000, 3), (20000, 3, 3), (1, 1, 3)])
 def test_letterbox_of_extreme_shapes(shape: tuple[int, int, int]) -> None:
     canvas, scales = letterbox(np.zeros(shape, np.uint8), 512)

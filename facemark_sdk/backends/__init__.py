@@ -8,10 +8,14 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
-from facemark_sdk.backends.base import Backend, TensorInfo
-from facemark_sdk.errors import BackendError
+from facemark_sdk.backends.base import Backend, Described, TensorInfo
+from facemark_sdk.backends.options import RuntimeOptions, options_from_environment
+from facemark_sdk.backends.tensorrt.engine_file import is_engine, read_record
+from facemark_sdk.errors import BackendError, ModelError
 
 _log = logging.getLogger("facemark")
+
+Create = Callable[[Path, "int | None", RuntimeOptions], Backend]
 
 
 def _import_ort(name: str) -> ModuleType:
@@ -25,36 +29,45 @@ def _import_ort(name: str) -> ModuleType:
         ) from error
 
 
-def _ort(name: str) -> Callable[[Path, int | None], Backend]:
-    def create(model: Path, threads: int | None) -> Backend:
-        backend: Backend = _import_ort(name).OrtBackend(model, name=name, threads=threads)
+def _ort(name: str) -> Create:
+    def create(model: Path, threads: int | None, options: RuntimeOptions) -> Backend:
+        if is_engine(model):
+            raise ModelError(
+                f"model {str(model)!r} is a TensorRT engine, which backend {name!r} cannot run; "
+                "use backend='tensorrt' or 'auto', or the ONNX file that it was built from"
+            )
+        runtime = _import_ort(name)
+        backend: Backend = runtime.OrtBackend(model, name=name, threads=threads, options=options)
         return backend
 
     return create
 
 
-def _tensorrt(model: Path, threads: int | None) -> Backend:
-    raise BackendError(
-        "this version of facemark-sdk has no TensorRT backend; use backend='cuda' or 'cpu'"
-    )
+def _tensorrt(model: Path, threads: int | None, options: RuntimeOptions) -> Backend:
+    module = import_module("facemark_sdk.backends.tensorrt.engine")
+    backend: Backend = module.open_engine(model, options)
+    return backend
 
 
-def _auto(model: Path, threads: int | None) -> Backend:
+def _auto(model: Path, threads: int | None, options: RuntimeOptions) -> Backend:
+    if is_engine(model):
+        _log.info("backend 'auto' picks 'tensorrt' for %s: it is an engine", model.name)
+        return _tensorrt(model, threads, options)
     if not _import_ort("auto").has_cuda():
         _log.info("backend 'auto' picks 'cpu' for %s: ONNX Runtime is for the CPU", model.name)
-        return _ort("cpu")(model, threads)
+        return _ort("cpu")(model, threads, options)
     try:
-        backend = _ort("cuda")(model, threads)
+        backend = _ort("cuda")(model, threads, options)
     except BackendError as error:
         _log.warning("backend 'auto' picks 'cpu' for %s: %s", model.name, error)
-        return _ort("cpu")(model, threads)
+        return _ort("cpu")(model, threads, options)
     _log.info("backend 'auto' picks 'cuda' for %s", model.name)
     return backend
 
 
 MAX_THREADS = 1024
 
-BACKENDS: dict[str, Callable[[Path, int | None], Backend]] = {
+BACKENDS: dict[str, Create] = {
     "auto": _auto,
     "cpu": _ort("cpu"),
     "cuda": _ort("cuda"),
@@ -62,17 +75,23 @@ BACKENDS: dict[str, Callable[[Path, int | None], Backend]] = {
 }
 
 
-def create_backend(name: str, model: Path, threads: int | None = None) -> Backend:
+def create_backend(
+    name: str, model: Path, threads: int | None = None, options: RuntimeOptions | None = None
+) -> Backend:
     """Load a model file into a runtime.
 
     Args:
         name: A key of `BACKENDS`. Any other than ``auto`` is what runs, or an error: there is no
-            silent fall-back.
-        model: The model file.
+            silent fall-back. ``auto`` is ``tensorrt`` for an engine file, else ``cuda`` where that
+            starts, else ``cpu``.
+        model: The model file: ONNX, or an engine that facemark-export --engine wrote.
         threads: CPU threads inside one operator; None leaves it to the runtime.
+        options: Spinning, arena, engine cache; None takes the environment's
+            (`options_from_environment`).
 
     Raises:
-        BackendError: Unknown name, or the runtime is not installed or does not start.
+        BackendError: Unknown name, bad settings, or the runtime is not installed or does not
+            start.
         ModelError: The file is missing, damaged or foreign.
     """
     if threads is not None and (type(threads) is not int or not 1 <= threads <= MAX_THREADS):
@@ -83,7 +102,34 @@ def create_backend(name: str, model: Path, threads: int | None = None) -> Backen
         create = BACKENDS[name]
     except (KeyError, TypeError):
         raise BackendError(f"unknown backend {name!r}; backends: {', '.join(BACKENDS)}") from None
-    return create(model, threads)
+    if options is None:
+        options = options_from_environment()
+    _check_file(model)
+    return create(model, threads, options)
 
 
-__all__ = ["BACKENDS", "Backend", "TensorInfo", "create_backend"]
+def describe_file(model: Path) -> Described:
+    """What a model file says of itself; an engine is only read, without TensorRT or a GPU.
+
+    Raises:
+        ModelError: The file is missing, damaged or foreign.
+        BackendError: ONNX Runtime is not installed.
+    """
+    _check_file(model)
+    return read_record(model) if is_engine(model) else create_backend("cpu", model, 1)
+
+
+def _check_file(model: Path) -> None:
+    if not model.is_file():
+        raise ModelError(f"model {str(model)!r} does not exist or is not a file")
+
+
+__all__ = [
+    "BACKENDS",
+    "Backend",
+    "Described",
+    "RuntimeOptions",
+    "TensorInfo",
+    "create_backend",
+    "describe_file",
+]

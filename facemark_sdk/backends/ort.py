@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from facemark_sdk.backends.base import Backend, TensorInfo
 from facemark_sdk.backends.cpus import limited_cpus
+from facemark_sdk.backends.cuda import open_cuda
+from facemark_sdk.backends.options import RuntimeOptions
+from facemark_sdk.backends.ort_binding import BoundSession, Staging
 from facemark_sdk.errors import BackendError, ModelError
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -28,6 +32,17 @@ _FAILURES = (
 )
 _LOG_ERRORS = 3  # ONNX Runtime's severity: neither notes nor warnings on stderr
 
+_SPINNING = {
+    "never": {"session.intra_op.allow_spinning": "0"},
+    # By default threads go on spinning after the run, and take the cores from the next stage and
+    # from the other model's threads.
+    "run": {"session.force_spinning_stop": "1"},
+    "always": {},
+}
+"""ONNX Runtime's session settings for `RuntimeOptions.spinning`."""
+
+_log = logging.getLogger("facemark")
+
 
 def has_cuda() -> bool:
     """Whether the installed ONNX Runtime was built for CUDA; a GPU may still be missing."""
@@ -35,9 +50,21 @@ def has_cuda() -> bool:
 
 
 class OrtBackend(Backend):
-    """An ONNX Runtime session, which threads may share."""
+    """An ONNX Runtime session, which threads may share.
 
-    def __init__(self, model: Path, *, name: str, threads: int | None = None) -> None:
+    On the GPU inputs and outputs have buffers there that stay from run to run, and inputs go
+    through page-locked memory where cuda-python or pycuda is installed: ONNX Runtime's Python
+    interface has none for its CUDA provider.
+    """
+
+    def __init__(
+        self,
+        model: Path,
+        *,
+        name: str,
+        threads: int | None = None,
+        options: RuntimeOptions | None = None,
+    ) -> None:
         """Load a model.
 
         Args:
@@ -45,9 +72,10 @@ class OrtBackend(Backend):
             name: ``cpu`` or ``cuda``.
             threads: Threads inside one operator; None leaves it to the runtime, within the CPUs
                 that this process may use.
+            options: Spinning and arena; None for the defaults.
 
         Raises:
-            ModelError: The file is missing, damaged or no ONNX model.
+            ModelError: The file is damaged or no ONNX model.
             BackendError: The runtime is not installed for this device, or does not start on it.
         """
         self.name = name
@@ -56,14 +84,23 @@ class OrtBackend(Backend):
                 "backend 'cuda' needs onnxruntime-gpu, but the installed ONNX Runtime is for the "
                 'CPU only; uninstall onnxruntime, then: pip install "facemark-sdk[gpu]"'
             )
-        self._session = _session(model, PROVIDERS[name], threads)
+        session_options = _options(threads, options or RuntimeOptions())
+        self._session = _session(model, PROVIDERS[name], session_options)
         active = self._session.get_providers()
         if PROVIDERS[name] not in active:
             raise BackendError(
-                f"backend {name!r} did not start, ONNX Runtime fell back to {', '.join(active)}; "
-                "check the NVIDIA driver, CUDA and cuDNN, or use backend='cpu'"
+                f"backend {name!r} did not start, ONNX Runtime fell back to {', '.join(active)} "
+                "and wrote to stderr why; check the NVIDIA driver, CUDA and cuDNN, or use "
+                "backend='cpu'"
             )
         self._metadata = dict(self._session.get_modelmeta().custom_metadata_map)
+        self._inputs = tuple(_info(tensor) for tensor in self._session.get_inputs())
+        self._outputs = tuple(_info(tensor) for tensor in self._session.get_outputs())
+        self._bound = None
+        if name == "cuda":
+            self._bound = BoundSession(
+                self._session, self._inputs, name=name, device="cuda", staging=_page_locked()
+            )
 
     @property
     def metadata(self) -> Mapping[str, str]:
@@ -73,12 +110,12 @@ class OrtBackend(Backend):
     @property
     def inputs(self) -> tuple[TensorInfo, ...]:
         """The model's inputs."""
-        return tuple(_info(tensor) for tensor in self._session.get_inputs())
+        return self._inputs
 
     @property
     def outputs(self) -> tuple[TensorInfo, ...]:
         """The model's outputs."""
-        return tuple(_info(tensor) for tensor in self._session.get_outputs())
+        return self._outputs
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Run the model once.
@@ -87,18 +124,31 @@ class OrtBackend(Backend):
             BackendError: The runtime failed, or an input has the wrong name, type or shape.
         """
         try:
+            if self._bound is not None:
+                return self._bound.run(inputs)
             arrays = self._session.run(None, dict(inputs))
         except _FAILURES as error:
             raise BackendError(f"backend {self.name!r} failed: {_one_line(error)}") from error
-        names = (tensor.name for tensor in self._session.get_outputs())
-        return dict(zip(names, arrays, strict=True))
+        return {tensor.name: array for tensor, array in zip(self._outputs, arrays, strict=True)}
 
 
-def _session(model: Path, provider: str, threads: int | None) -> ort.InferenceSession:
-    if not model.is_file():
-        raise ModelError(f"model {str(model)!r} does not exist or is not a file")
+def _page_locked() -> Staging | None:
     try:
-        return ort.InferenceSession(str(model), _options(threads), providers=[provider])
+        cuda = open_cuda()
+    except BackendError as error:
+        _log.debug("inputs go to the GPU from ordinary memory: %s", error)
+        return None
+
+    def staging(nbytes: int) -> NDArray[Any]:
+        with cuda.active():
+            return cuda.pinned(nbytes)
+
+    return staging
+
+
+def _session(model: Path, provider: str, options: ort.SessionOptions) -> ort.InferenceSession:
+    try:
+        return ort.InferenceSession(str(model), options, providers=[provider])
     except _BAD_FILE as error:
         raise ModelError(
             f"model {str(model)!r} is truncated, damaged or no ONNX file: {_one_line(error)}"
@@ -110,15 +160,15 @@ def _session(model: Path, provider: str, threads: int | None) -> ort.InferenceSe
         ) from error
 
 
-def _options(threads: int | None) -> ort.SessionOptions:
+def _options(threads: int | None, wanted: RuntimeOptions) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.log_severity_level = _LOG_ERRORS
     options.intra_op_num_threads = threads or limited_cpus() or 0  # 0: one a physical core
     # Our graphs are chains: operators side by side would only fight for the same cores.
     options.inter_op_num_threads = 1
-    # Threads wait actively for the next operator, which is fast, but by default go on doing so
-    # after the run, and take the cores from the next stage and from the other model's threads.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.enable_cpu_mem_arena = wanted.arena
+    for setting, value in _SPINNING[wanted.spinning].items():
+        options.add_session_config_entry(setting, value)
     return options
 
 

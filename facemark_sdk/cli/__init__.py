@@ -1,4 +1,4 @@
-"""The `facemark` command: detect, eval, info, models.
+"""The `facemark` command: bench, detect, eval, info, models.
 
 Exit status 0 when all was done, 1 when a job failed (one line on stderr), 2 for wrong use.
 """
@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import cv2
 import tyro
 
+from facemark_sdk.cli.bench import Bench
 from facemark_sdk.cli.console import UsageError, complain
 from facemark_sdk.cli.detect import Detect
 from facemark_sdk.cli.eval import Eval
@@ -37,8 +38,8 @@ def run(args: Sequence[str] | None = None) -> int:
     """
     # A damaged file is one line of ours, not several of OpenCV's.
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    command: Detect | Eval | Info | Models = tyro.cli(
-        Detect | Eval | Info | Models,
+    command: Bench | Detect | Eval | Info | Models = tyro.cli(
+        Bench | Detect | Eval | Info | Models,
         prog="facemark",
         description=DESCRIPTION,
         args=args,

@@ -57,6 +57,10 @@ class Detect:
     max_faces: Annotated[int | None, _arg(metavar="N")] = None
     """Keep only that many faces of each photo, the largest; by default all."""
 
+    det_size: Annotated[int | None, _arg(metavar="N")] = None
+    """Longer side of a photo as the detector sees it, in pixels; larger finds smaller faces and
+    takes longer; by default the detector's own."""
+
     def run(self) -> int:
         """Do it; 1 when a photo failed, after the others were done."""
         outputs = self._outputs()
@@ -68,6 +72,7 @@ class Detect:
             threads=self.threads,
             score_threshold=self.score_threshold,
             max_faces=self.max_faces,
+            det_size=self.det_size,
         )
         records, failed = [], False
         try:

@@ -14,7 +14,9 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from facemark_sdk.backends import Backend, create_backend
+from facemark_sdk.backends import Described, describe_file
+from facemark_sdk.backends.base import shown
+from facemark_sdk.backends.tensorrt.engine_file import EngineRecord
 from facemark_sdk.models import read_spec, resolve_model
 from facemark_sdk.spec import ModelSpec
 
@@ -28,7 +30,7 @@ class Info:
     """Show all that a model file says of itself."""
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
-    """A bundled model's name (see `facemark models`) or an ONNX file."""
+    """A bundled model's name (see `facemark models`) or the path of an ONNX or engine file."""
 
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print JSON instead of a table."""
@@ -36,8 +38,8 @@ class Info:
     def run(self) -> int:
         """Print it."""
         path = resolve_model(self.model)
-        backend = create_backend("cpu", path, 1)
-        record = describe(path, backend, read_spec(backend, path))
+        described = describe_file(path)
+        record = describe(path, described, read_spec(described, path))
         if self.json:
             print(json.dumps(record, indent=2, ensure_ascii=False))
             return 0
@@ -50,16 +52,23 @@ class Info:
         return 0
 
 
-def describe(path: Path, backend: Backend, spec: ModelSpec) -> dict[str, Any]:
-    """A model file as JSON values: file, spec, inputs, outputs."""
-    return {
+def describe(path: Path, described: Described, spec: ModelSpec) -> dict[str, Any]:
+    """A model file as JSON values: file, spec, inputs, outputs, and of an engine its making."""
+    record = {
         "file": str(path),
         "bytes": path.stat().st_size,
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "spec": dataclasses.asdict(spec),
-        "inputs": [dataclasses.asdict(tensor) for tensor in backend.inputs],
-        "outputs": [dataclasses.asdict(tensor) for tensor in backend.outputs],
+        "inputs": [dataclasses.asdict(tensor) for tensor in described.inputs],
+        "outputs": [dataclasses.asdict(tensor) for tensor in described.outputs],
     }
+    if isinstance(described, EngineRecord):
+        record["engine"] = {
+            **dataclasses.asdict(described.built),
+            **described.profile.to_dict(),
+            "onnx_sha256": described.onnx_sha256,
+        }
+    return record
 
 
 def _rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -75,8 +84,9 @@ def _rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
             rows.append((key, _cell(value)))
     for kind in ("inputs", "outputs"):
         for tensor in record[kind]:
-            shape = " x ".join("?" if side is None else str(side) for side in tensor["shape"])
+            shape = shown(tensor["shape"])
             rows.append((f"{kind[:-1]} {tensor['name']}", f"{tensor['dtype']} {shape}"))
+    rows.extend((f"engine.{key}", _cell(value)) for key, value in record.get("engine", {}).items())
     return rows
 
 

@@ -27,20 +27,23 @@ class Peaks:
     @property
     def cells(self) -> Floats:
         """(N, L, 2) float32: column and row."""
-        return np.stack((self.columns, self.rows), axis=-1).astype(np.float32)
+        cells = np.empty((*self.columns.shape, 2), np.float32)
+        cells[..., 0], cells[..., 1] = self.columns, self.rows
+        return cells
 
     @property
     def scores(self) -> Floats:
         """(N, L) float32: the values clipped to 0..1; maps are trained to peak at 1."""
-        return np.clip(self.values, 0.0, 1.0)
+        return self.values.clip(0.0, 1.0)
 
 
 def find_peaks(maps: Floats) -> Peaks:
     """The peaks of (N, L, H, W) maps; ties go to the lowest row-major index (COMPAT, notation)."""
     *lead, height, width = maps.shape
-    flat = maps.reshape(*lead, height * width)
-    best = flat.argmax(axis=-1)
-    values = np.take_along_axis(flat, best[..., None], axis=-1)[..., 0]
+    flat = maps.reshape(-1, height * width)
+    best = flat.argmax(axis=1)
+    values = flat[np.arange(len(flat)), best].reshape(lead)
+    best = best.reshape(lead)
     return Peaks(best % width, best // width, values)
 
 

@@ -110,9 +110,10 @@ def decode_pip(outputs: Mapping[str, Floats], own: Floats, others: Floats) -> De
     predictions = (corner + offsets).reshape(faces, landmarks, 2)
     points = predictions * own[None, :, None]
     if others.shape[1]:
-        offsets = np.stack((picked("nb_x"), picked("nb_y")), axis=-1)
-        opinions = (corner[:, None] + offsets).reshape(faces, others.shape[1], 2)
-        points += others @ opinions
+        opinions = np.empty((faces * landmarks, others.shape[1] // landmarks, 2), np.float32)
+        np.add(corner[:, :1], picked("nb_x"), out=opinions[..., 0])
+        np.add(corner[:, 1:], picked("nb_y"), out=opinions[..., 1])
+        points += others @ opinions.reshape(faces, others.shape[1], 2)
     points /= np.array([columns, rows], np.float32)
     return Decoded(points, peaks.scores)
 
