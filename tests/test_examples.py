@@ -75,7 +75,7 @@ def test_benchmark(
     result = run_python(ROOT / "examples" / "benchmark.py", *options)
     assert result.returncode == 0, result
     record = json.loads(report.read_text())
-    rows = {"detect", "crop", "network", "decode", "crop + decode", "total"}
+    rows = {"decode image", "detect", "crop", "network", "decode points", "crop + decode", "total"}
     assert set(record["stages"]) == rows
     for row in record["stages"].values():
         assert 0 < row["p50_ms"] <= row["p95_ms"]
