@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from facemark_export.training.heatmap_targets import continuous_maps
 from facemark_export.training.landmark_task import LandmarkTask
 
 SIGMA_PIXELS = 4.0
@@ -20,32 +20,15 @@ ORIGIN = 0.5
 nearest cell, so that the decoder's quarter shift has something to find."""
 
 
-def gaussian_maps(points: Tensor, side: int, sigma: float) -> Tensor:
-    """Heatmaps with a Gaussian of height 1 at each landmark.
-
-    Args:
-        points: (N, L, 2) as fractions of the crop's side; those outside leave only a shoulder.
-        side: G, cells a side.
-        sigma: In cells.
-
-    Returns:
-        (N, L, G, G) float32.
-    """
-    cells = torch.arange(side, device=points.device) + ORIGIN
-    distances = (cells - points[..., None] * side) / sigma  # (N, L, 2, G)
-    across, down = torch.exp(-0.5 * distances.square()).unbind(dim=2)
-    return down[..., :, None] * across[..., None, :]
-
-
 def map_loss(heatmaps: Tensor, points: Tensor, sigma: float) -> Tensor:
-    """The L2 loss: mean square difference to `gaussian_maps` over all cells.
+    """The L2 loss: mean square difference to `continuous_maps` over all cells.
 
     Args:
         heatmaps: (N, L, G, G).
         points: (N, L, 2) as fractions of the crop's side.
         sigma: In cells.
     """
-    truth = gaussian_maps(points, heatmaps.shape[-1], sigma)
+    truth = continuous_maps(points, heatmaps.shape[-1], sigma, origin=ORIGIN)
     return F.mse_loss(heatmaps.to(truth.dtype), truth)
 
 
