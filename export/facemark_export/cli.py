@@ -14,18 +14,21 @@ from rich.table import Table
 
 from facemark_export import checkpoint
 from facemark_export.crop_fit import fit_crop_rule
+from facemark_export.engine import engine_path, export_engine, require_tensorrt
 from facemark_export.export import export_checkpoint
 from facemark_export.foreign import import_onnx
 from facemark_export.parity import ParityReport
+from facemark_export.precision_data import PHOTOS
+from facemark_export.precision_table import ladder_table
+from facemark_export.quantise_file import quantise_file
 from facemark_export.source import Choices
 from facemark_export.training.landmark_data import read_faces, split_by_photo
+from facemark_sdk.backends.tensorrt.profile import Profile, Range
 from facemark_sdk.crop import CROP_RULES
 from facemark_sdk.detect.face_detector import FaceDetector
-from facemark_sdk.errors import DataError, FacemarkError
+from facemark_sdk.errors import BackendError, DataError, FacemarkError
 from facemark_sdk.layouts import get_layout
-from facemark_sdk.spec import CropRule
-
-_PHOTOS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+from facemark_sdk.spec import CropRule, Precision
 
 
 class UsageError(FacemarkError):
@@ -43,17 +46,21 @@ def export(
     size: int | None = None,
     decoder: str | None = None,
     decode: Literal["numpy", "graph"] = "numpy",
-    precision: Literal["fp32", "fp16"] = "fp32",
+    precision: Precision = "fp32",
     crop: str | None = None,
     crop_detector: str | None = None,
     crop_data: tuple[Path, ...] = (),
-    calibration: Path | None = None,
+    calibration: tuple[Path, ...] = (),
+    max_loss: float | None = None,
     score_midpoint: float | None = None,
     score_threshold: float | None = None,
     det_size: int | None = None,
     accuracy: Path | None = None,
     licence: str | None = None,
     training_data: str | None = None,
+    engine: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    engine_batch: tuple[int, int, int] | None = None,
+    engine_sides: tuple[int, int, int] | None = None,
 ) -> None:
     """Make one self-describing ONNX file and prove that it computes what its source does.
 
@@ -75,11 +82,20 @@ def export(
             a Gaussian's values, as published ones are).
         decode: graph puts the decoder into the file, whose outputs are then points and scores.
         precision: fp16 halves the weights; compared with torch like fp32, on a line of its own.
+            int8 is for CPUs; it needs --calibration and may be made from --ckpt or from an fp32
+            file of facemark-export's (--onnx). With --engine it has the form that TensorRT takes,
+            in which all layers are int8.
         crop: The rule from detector boxes to crops, if not the source's own: pipnet-demo, hrnet,
             hrnet-plain, hrnet-integer, hih, box, box-square.
         crop_detector: Fit the crop rule for the boxes of this detector (a name or an ONNX file).
         crop_data: The landmark model's training folders, for --crop-detector.
-        calibration: A folder of photos on whose faces the file is compared as well (the first 64).
+        calibration: Folders of photos on whose faces the file is compared as well (the first 64).
+            int8 sees there how far activations reach. Where an annotations.jsonl has faces for the
+            network's task, NME (detectors: average precision), argmax flips and speed of each
+            precision are measured on the photos that training holds out, for the report.
+        max_loss: What int8 may lose against fp32 on the held-out photos: points of NME, by default
+            0.10; for detectors points of average precision, by default 1. Without annotations it
+            is the points' mean shift in percent of the inter-ocular distance.
         score_midpoint: The detector's own score that shall read 0.5 in the file, for example the
             f1_threshold that facemark-train logs.
         score_threshold: Faces that the detector scores lower are left out by default.
@@ -87,10 +103,29 @@ def export(
         accuracy: A JSON file of measured figures to state in the spec.
         licence: The weights' licence, to state in the spec.
         training_data: What the weights were trained on, to state in the spec.
+        engine: Also build the file's TensorRT engine for this machine's GPU, OUT.engine, and
+            compare it with the file (extra: tensorrt).
+        engine_batch: Images at once that the engine takes: the least, the number to tune for, the
+            most. By default 1 8 64 for landmarks, 1 1 8 for detectors.
+        engine_sides: Height and width that a detector's engine takes, in pixels, likewise. By
+            default 32, the detector's size, twice that.
     """
     console = Console(stderr=True)
     if (ckpt is None) == (onnx is None):
         raise UsageError("give one source: --ckpt FILE or --onnx FILE")
+    if (engine_batch or engine_sides) and not engine:
+        raise UsageError("--engine-batch and --engine-sides are for --engine, which is missing")
+    _check_ranges(engine_batch, engine_sides)
+    if engine and engine_path(out) == out:
+        raise UsageError(f"-o {out}: give the ONNX file's name, the engine is written beside it")
+    int8 = precision == "int8"
+    if int8 and not calibration:
+        raise UsageError(
+            "--precision int8 needs --calibration FOLDER: photos on which ranges are seen and int8 "
+            "is judged, best those of the training set with their annotations.jsonl"
+        )
+    if max_loss is not None and not (int8 and max_loss >= 0):
+        raise UsageError(f"--max-loss is for --precision int8, 0 or more; got {max_loss}")
     if ckpt is None:
         for_checkpoints = {
             "--arch": arch,
@@ -101,15 +136,39 @@ def export(
             "--crop": crop,
             "--crop-detector": crop_detector,
             "--crop-data": crop_data,
-            "--calibration": calibration,
+            "--calibration": calibration and not int8,
             "--score-midpoint": score_midpoint is not None,
-            "--accuracy": accuracy,
+            "--accuracy": accuracy and not int8,
             "--licence": licence,
             "--training-data": training_data,
+            "--engine": engine,
         }
         given = [option for option, value in for_checkpoints.items() if value]
         if given:
             raise UsageError(f"{', '.join(given)}: for --ckpt, not for --onnx")
+        if int8:
+            for_foreign = {
+                "--meanface": meanface,
+                "--layout": layout,
+                "--det-size": det_size,
+                "--score-threshold": score_threshold is not None,
+            }
+            given = [option for option, value in for_foreign.items() if value]
+            if given:
+                raise UsageError(f"{', '.join(given)}: not for int8, which keeps the file's spec")
+            with console.status("") as status:
+                ladder = quantise_file(
+                    Path(str(onnx)),
+                    out,
+                    calibration,
+                    name=name,
+                    accuracy=None if accuracy is None else _figures(accuracy),
+                    max_loss=max_loss,
+                    progress=lambda stage: status.update(f"{stage} ..."),
+                )
+            console.print(f"{out}, {_megabytes(out)}")
+            console.print(ladder_table(ladder))
+            return
         with console.status("reading the file and comparing ..."):
             imported = import_onnx(
                 str(onnx),
@@ -153,12 +212,18 @@ def export(
         licence=licence,
         training_data=training_data,
     )
+    if engine:
+        require_tensorrt()
+    photos = _photos(calibration)
     with console.status("") as status:
         report = export_checkpoint(
             ckpt,
             out,
             choices,
-            photos=_photos(calibration),
+            photos=photos,
+            calibration=calibration,
+            max_loss=max_loss,
+            symmetric=engine,
             progress=lambda stage: status.update(f"{stage} ..."),
         )
     titles = {
@@ -172,6 +237,26 @@ def export(
         f"{report.photos} real ones",
         {titles[name]: check for name, check in report.checks.items()},
     )
+    if report.ladder is not None:
+        console.print(ladder_table(report.ladder))
+    if engine:
+        with console.status("") as status:
+            check = export_engine(
+                out,
+                batch=engine_batch,
+                sides=engine_sides,
+                photos=photos,
+                progress=lambda stage: status.update(f"{stage} ..."),
+            )
+        written = engine_path(out)
+        _show(console, f"{written}, {_megabytes(written)}", {"engine against ONNX": check})
+
+
+def _check_ranges(batch: Range | None, sides: Range | None) -> None:
+    try:
+        Profile(batch or (1, 1, 1), sides)
+    except BackendError as error:
+        raise UsageError(str(error)) from None
 
 
 def _rule(name: str) -> CropRule:
@@ -188,13 +273,14 @@ def _figures(path: Path) -> dict[str, Any]:
         raise DataError(f"--accuracy {path} is not a readable JSON object: {error}") from None
 
 
-def _photos(folder: Path | None) -> list[Path]:
-    if folder is None:
-        return []
-    photos = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _PHOTOS)[:64]
-    if not photos:
-        raise DataError(f"--calibration {folder} holds no {', '.join(_PHOTOS)}")
-    return photos
+def _photos(folders: tuple[Path, ...]) -> list[Path]:
+    found = []
+    for folder in folders:
+        photos = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PHOTOS)
+        if not photos:
+            raise DataError(f"--calibration {folder} holds no {', '.join(PHOTOS)}")
+        found += photos
+    return found[:64]
 
 
 def _fit(console: Console, ckpt: Path, detector: str, folders: tuple[Path, ...]) -> CropRule:

@@ -24,12 +24,14 @@ from facemark_export.parity import (
     check_parity,
     torch_outputs,
 )
+from facemark_export.precision import Ladder, float_ladder, to_int8
+from facemark_export.precision_data import read_samples
 from facemark_export.samples import photo_batches, structured_batches
 from facemark_export.source import Choices, read_source
 from facemark_sdk.backends import create_backend
 from facemark_sdk.errors import CheckpointError, FacemarkError, ModelError
 from facemark_sdk.files import replace_file
-from facemark_sdk.spec import ModelSpec
+from facemark_sdk.spec import ModelSpec, Precision
 
 
 class ParityError(FacemarkError):
@@ -45,11 +47,13 @@ class ExportReport:
         photos: Real crops, or photos for detectors, that were compared.
         checks: By what was compared: ``fp32`` and, where asked for, ``fp16`` (torch against the
             file of that precision) and ``decoder`` (the one in the graph against numpy's).
+        ladder: The precisions' accuracy and speed; None where no faces were given to measure on.
     """
 
     structured_images: int
     photos: int
     checks: dict[str, ParityReport]
+    ladder: Ladder | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe."""
@@ -58,6 +62,7 @@ class ExportReport:
             "structured_images": self.structured_images,
             "photos": self.photos,
             **{name: check.to_dict() for name, check in self.checks.items()},
+            **({} if self.ladder is None else {"ladder": self.ladder.to_dict()}),
         }
 
 
@@ -67,6 +72,9 @@ def export_checkpoint(
     choices: Choices | None = None,
     *,
     photos: Sequence[Path] = (),
+    calibration: Sequence[Path] = (),
+    max_loss: float | None = None,
+    symmetric: bool = False,
     progress: Callable[[str], None] = lambda stage: None,
 ) -> ExportReport:
     """Export a checkpoint to one self-describing ONNX file, with its report beside it.
@@ -76,6 +84,10 @@ def export_checkpoint(
         out: The ONNX file; ``OUT.report.json`` is written beside it.
         choices: What the checkpoint leaves open.
         photos: Real images for the parity check.
+        calibration: Folders of photos; int8 needs them, and where their faces are annotated the
+            precisions are measured on those that training holds out.
+        max_loss: What int8 may lose; None for `precision.MAX_LOSS`.
+        symmetric: int8 as TensorRT takes it, see `Quantiser`.
         progress: Told what is being done.
 
     Raises:
@@ -83,6 +95,8 @@ def export_checkpoint(
             open that `choices` do not say.
         ModelError: A choice is out of range or for another kind of model.
         ParityError: Out of tolerance; nothing is written then.
+        PrecisionError: int8 loses more than is allowed; nothing is written then.
+        DataError: `calibration` cannot be used.
     """
     choices = choices or Choices()
     for source in (ckpt, choices.meanface):
@@ -103,9 +117,19 @@ def export_checkpoint(
         making = _Making(spec, batches, reference, progress)
         progress("tracing the network")
         model = making.prove("fp32", network_model(graph, spec), temporary)
+        models: dict[Precision, onnx.ModelProto] = {"fp32": model}
         if choices.precision == "fp16":
             progress("converting to fp16")
-            model = making.prove("fp16", to_fp16(model), temporary)
+            model = models["fp16"] = making.prove("fp16", to_fp16(model), temporary)
+        ladder = None
+        if choices.precision == "int8":
+            samples = read_samples(calibration, spec)
+            model, ladder = to_int8(
+                model, spec, samples, max_loss, symmetric=symmetric, progress=progress
+            )
+            making.keep("int8", model, temporary)
+        elif calibration:
+            ladder = float_ladder(models, spec, calibration)
         if choices.decode == "graph":
             progress("putting the decoder into the graph")
             making.prove_decoder(model, temporary)
@@ -115,7 +139,7 @@ def export_checkpoint(
                     f"{name}: torch and the exported file {check.in_words()}; {out} is not written"
                 )
         count = sum(map(len, structured))
-        reports.append(ExportReport(count, sum(map(len, photographed)), making.checks))
+        reports.append(ExportReport(count, sum(map(len, photographed)), making.checks, ladder))
 
     out.parent.mkdir(parents=True, exist_ok=True)
     replace_file(out, write)
@@ -139,10 +163,14 @@ class _Making:
         self.progress = progress
         self.checks: dict[str, ParityReport] = {}
 
-    def prove(self, precision: Any, model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
-        """Write a model of some precision and compare it with torch."""
+    def keep(self, precision: Precision, model: onnx.ModelProto, path: Path) -> None:
+        """Write a model of some precision."""
         self.spec = dataclasses.replace(self.spec, precision=precision)
         save(model, self.spec, path)
+
+    def prove(self, precision: Precision, model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+        """Write a model of some precision and compare it with torch."""
+        self.keep(precision, model, path)
         self.progress(f"comparing the {precision} file with torch")
         self.checks[precision] = check_parity(
             self.spec,

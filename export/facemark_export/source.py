@@ -24,7 +24,7 @@ from facemark_sdk.crop import CROP_RULES
 from facemark_sdk.decode import DECODERS
 from facemark_sdk.detect import retinaface
 from facemark_sdk.errors import CheckpointError, ModelError
-from facemark_sdk.spec import CropRule, InputSpec, ModelSpec
+from facemark_sdk.spec import CropRule, InputSpec, ModelSpec, Precision
 
 PUBLISHED_SIZE = 256
 """Side of every published landmark network's input (COMPAT 1.2, 2.2, 3.2)."""
@@ -68,7 +68,7 @@ class Choices:
     size: int | None = None
     decoder: str | None = None
     crop: CropRule | None = None
-    precision: Literal["fp32", "fp16"] = "fp32"
+    precision: Precision = "fp32"
     decode: Literal["numpy", "graph"] = "numpy"
     score_midpoint: float | None = None
     det_size: int | None = None

@@ -1,0 +1,203 @@
+"""Integers in the place of floats: a network's layers as int8, fit for ONNX Runtime's CPU kernels.
+
+Activations are uint8 with a zero point, weights int8 with a scale a channel, biases int32: what
+ONNX Runtime's kernels for VNNI and AMX take. Clip and ReLU go into the range that follows them.
+TensorRT takes symmetric int8 only, and biases in float.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+from onnxruntime.quantization import QuantType
+from onnxruntime.quantization.calibrate import (
+    CalibrationDataReader,
+    CalibrationMethod,
+    TensorsData,
+    create_calibrator,
+)
+from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+from onnxruntime.quantization.quant_utils import save_and_reload_model_with_shape_infer
+
+from facemark_export.quantise_prepare import FLOATS, JOINING, PLANES, WEIGHTED, Layer, prepare
+from facemark_sdk.spec import InputSpec
+
+Pixels = NDArray[np.uint8]
+
+_QUANTISE, _DEQUANTISE = "QuantizeLinear", "DequantizeLinear"
+_REQUANTISED = ("Conv", "ConvTranspose", "Gemm")
+"""Operators whose float weights ONNX Runtime makes int8 on its own."""
+_WHITE = np.float32(255)
+
+
+class Quantiser:
+    """A float network with the ranges of its activations, from which int8 ones are made.
+
+    Attributes:
+        layers: What can be int8 or float, in the order of the graph.
+    """
+
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        pixels: InputSpec,
+        calibration: Sequence[Pixels],
+        *,
+        symmetric: bool = False,
+    ) -> None:
+        """Prepare a network and run it over images to see how far its activations reach.
+
+        Args:
+            model: Float, with input ``image``, uint8 (N, H, W, 3).
+            pixels: How it normalises the image.
+            calibration: Batches of such images.
+            symmetric: Activations are int8 with zero points of 0, and biases stay float, which is
+                what TensorRT takes.
+
+        Raises:
+            ModelError: The graph's opset is too old.
+        """
+        self._symmetric = symmetric
+        self._prepared = prepare(model, pixels)
+        self.layers = self._prepared.layers
+        self._model = save_and_reload_model_with_shape_infer(self._prepared.model)
+        self._ranges = _ranges(self._prepared.model, calibration)
+        grey = self._prepared.grey
+        self._plain = grey is not None and len(set(grey.tolist())) == 1 and not symmetric
+        if grey is not None and self._plain:  # one step a grey value, so that these are the pixels
+            zero = np.float32(grey[0])
+            self._ranges[FLOATS] = (-zero, _WHITE - zero)
+
+    def model(self, layers: Collection[Layer]) -> onnx.ModelProto:
+        """The network with these layers in int8 and all others in float; at least one."""
+        model = onnx.ModelProto()
+        model.CopyFrom(self._model)
+        quantizer = QDQQuantizer(
+            model,
+            per_channel=True,
+            # Halves the weights' precision for the sake of CPUs without VNNI (before 2019), for
+            # which ONNX Runtime has session.x64quantprecision.
+            reduce_range=False,
+            weight_qType=QuantType.QInt8,
+            activation_qType=QuantType.QInt8 if self._symmetric else QuantType.QUInt8,
+            # narrows ranges in place
+            tensors_range=TensorsData(CalibrationMethod.MinMax, dict(self._ranges)),
+            nodes_to_quantize=[name for layer in layers for name in layer.nodes],
+            nodes_to_exclude=[],
+            op_types_to_quantize=[*WEIGHTED, *JOINING],
+            extra_options={
+                "QDQOpTypePerChannelSupportToAxis": {"MatMul": 1},
+                "ActivationSymmetric": self._symmetric,
+                "QuantizeBias": not self._symmetric,
+            },
+        )
+        quantizer.quantize_model()
+        quantizer.model.topological_sort()
+        quantised = quantizer.model.model
+        if self._plain:
+            _feed_pixels(quantised.graph)
+        if not self._symmetric:  # TensorRT has no scale a channel for activations
+            _keep_float(quantised.graph)
+        _drop_unused(quantised.graph)
+        del quantised.metadata_props[:]
+        return quantised
+
+
+class _Reader(CalibrationDataReader):  # type: ignore[misc]
+    def __init__(self, batches: Sequence[Pixels]) -> None:
+        self._batches: Iterator[Pixels] = iter(batches)
+
+    def get_next(self) -> dict[str, Pixels] | None:
+        batch = next(self._batches, None)
+        return None if batch is None else {"image": batch}
+
+
+def _ranges(
+    model: onnx.ModelProto, calibration: Sequence[Pixels]
+) -> dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    """The least and the greatest value of every float tensor around what can be quantised."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "float.onnx"
+        onnx.save(model, path)
+        calibrator = create_calibrator(
+            path,
+            [*WEIGHTED, *JOINING],
+            augmented_model_path=str(Path(folder) / "ranges.onnx"),
+            calibrate_method=CalibrationMethod.MinMax,
+        )
+        calibrator.collect_data(_Reader(calibration))
+        found = calibrator.compute_data()
+    return {name: data.range_value for name, data in found.items()}
+
+
+def _feed_pixels(graph: onnx.GraphProto) -> None:
+    """Give the first layer the image's own eight bits, which it would get back from floats."""
+    back = next((n for n in graph.node if n.op_type == _QUANTISE and n.input[0] == FLOATS), None)
+    if back is None:  # the first layer is float
+        return
+    for node in graph.node:
+        if node.op_type == _DEQUANTISE and node.input[0] == back.output[0]:
+            node.input[0] = PLANES
+
+
+def _keep_float(graph: onnx.GraphProto) -> None:
+    """Keep ONNX Runtime from quantising the layers that shall be float.
+
+    Between integers it makes float weights int8 by one scale for all channels (its
+    WeightBiasQuantization), unless the layer's input is dequantised by a scale a channel.
+    """
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    makers = {name: node for node in graph.node for name in node.output}
+    added: dict[str, onnx.NodeProto] = {}
+    for node in list(graph.node):
+        maker = makers.get(node.input[0]) if node.input else None
+        if (
+            node.op_type not in _REQUANTISED
+            or node.input[1] not in constants  # its weights are dequantised
+            or maker is None
+            or maker.op_type != _DEQUANTISE
+            or constants[maker.input[1]].dims
+        ):
+            continue
+        name = f"{node.input[0]}/float"
+        if name not in added:
+            scale, zero = (numpy_helper.to_array(constants[n]) for n in maker.input[1:])
+            channels = _channels(node, constants[node.input[1]])
+            wide = {
+                f"{name}/scale": np.full(channels, scale),
+                f"{name}/zero": np.full(channels, zero),
+            }
+            graph.initializer.extend(numpy_helper.from_array(v, k) for k, v in wide.items())
+            inputs = [maker.input[0], *wide]
+            added[name] = helper.make_node(_DEQUANTISE, inputs, [name], name, axis=1)
+            graph.node.insert(list(graph.node).index(maker), added[name])
+        node.input[0] = name
+
+
+def _drop_unused(graph: onnx.GraphProto) -> None:
+    """Drop nodes and constants that nothing takes any more."""
+    wanted = {entry.name for entry in graph.output}
+    nodes = []
+    for node in reversed(graph.node):
+        if any(name in wanted for name in node.output):
+            wanted.update(node.input)
+            nodes.append(node)
+    constants = [tensor for tensor in graph.initializer if tensor.name in wanted]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(reversed(nodes))
+    graph.initializer.extend(constants)
+
+
+def _channels(node: onnx.NodeProto, weights: onnx.TensorProto) -> int:
+    """Channels of a layer's input."""
+    if node.op_type == "Conv":
+        groups = next((a.i for a in node.attribute if a.name == "group"), 1)
+        return int(weights.dims[1]) * groups
+    swapped = any(a.name == "transB" and a.i for a in node.attribute)
+    return int(weights.dims[1 if swapped else 0])

@@ -1,0 +1,104 @@
+"""int8 from a float ONNX file of ours, whose checkpoint need not be there."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx
+from google.protobuf.message import DecodeError
+
+from facemark_export.onnx_file import save
+from facemark_export.precision import Ladder, to_int8
+from facemark_export.precision_data import read_samples
+from facemark_sdk import __version__
+from facemark_sdk.errors import CheckpointError
+from facemark_sdk.files import replace_file
+from facemark_sdk.spec import METADATA_KEY, ModelSpec
+
+
+def quantise_file(
+    source: Path,
+    out: Path,
+    calibration: Sequence[Path],
+    *,
+    name: str | None = None,
+    accuracy: Mapping[str, Any] | None = None,
+    max_loss: float | None = None,
+    progress: Callable[[str], None] = lambda stage: None,
+) -> Ladder:
+    """Write a float file of ours anew in int8, and a report beside it.
+
+    Its spec is kept but for the precision, the SHA-256 of what it was made from, and the accuracy,
+    which is what int8 has on the held-out faces, unless it is given.
+
+    Args:
+        source: An fp32 file with a facemark spec.
+        out: The int8 file; ``OUT.report.json`` is written beside it.
+        calibration: Folders of photos, see `read_samples`.
+        name: The model's name in its spec; the source's when None.
+        accuracy: Measured figures for the spec.
+        max_loss: What int8 may lose; None for `precision.MAX_LOSS`.
+        progress: Told what is being done.
+
+    Raises:
+        CheckpointError: The source cannot be read, has no spec, is not fp32, has its decoder
+            inside, or would be overwritten.
+        ModelError: The spec cannot be read, or the graph's opset is too old.
+        DataError: The photos or their annotations cannot be used.
+        PrecisionError: int8 loses more than is allowed; nothing is written then.
+    """
+    model, spec = _read(source)
+    if out.exists() and out.samefile(source):
+        raise CheckpointError(f"{out} is the source itself; choose another file to write")
+    progress("reading the photos")
+    samples = read_samples(calibration, spec)
+    quantised, ladder = to_int8(model, spec, samples, max_loss, symmetric=False, progress=progress)
+    if accuracy is None:
+        figures = {k: round(v, 4) for k, v in ladder.rungs["int8"].compared.figures.items()}
+        accuracy = {"protocol": ladder.protocol, **figures}
+    opset = max(entry.version for entry in quantised.opset_import if not entry.domain)
+    written = dataclasses.replace(
+        spec,
+        name=name or spec.name,
+        precision="int8",
+        producer=f"facemark-export {__version__}, ONNX opset {opset}, IR {quantised.ir_version}",
+        source_sha256=hashlib.sha256(source.read_bytes()).hexdigest(),
+        accuracy=dict(accuracy),
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(out, lambda temporary: save(quantised, written, temporary))
+    record = {"model": out.name, "source": source.name, "ladder": ladder.to_dict()}
+    text = json.dumps(record, indent=2) + "\n"
+    replace_file(out.with_name(f"{out.name}.report.json"), lambda t: t.write_text(text))
+    return ladder
+
+
+def _read(source: Path) -> tuple[onnx.ModelProto, ModelSpec]:
+    try:
+        model = onnx.load(source)
+    except OSError as error:
+        raise CheckpointError(f"{source} cannot be read: {error.strerror or error}") from None
+    except (DecodeError, ValueError, onnx.checker.ValidationError) as error:
+        raise CheckpointError(f"{source} is damaged or no ONNX file: {error}") from None
+    record = next((e.value for e in model.metadata_props if e.key == METADATA_KEY), None)
+    if record is None:
+        raise CheckpointError(
+            f"{source} has no facemark spec yet: write an fp32 file of it first, "
+            f"facemark-export --onnx {source} -o FP32.onnx, then make that one int8"
+        )
+    spec = ModelSpec.from_json(record)
+    if spec.precision != "fp32":
+        raise CheckpointError(
+            f"{source} is {spec.precision} already; make int8 from the fp32 file or the checkpoint"
+        )
+    if spec.decoder == "graph":
+        raise CheckpointError(
+            f"{source} has its decoder inside, so that what its network finds cannot be compared: "
+            "export the checkpoint with --precision int8 --decode graph"
+        )
+    return model, spec

@@ -1,0 +1,208 @@
+"""Which layers stay in float: measured, first for the sake of time, then of accuracy."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from facemark_export.onnx_file import save
+from facemark_export.precision_compared import Compared
+from facemark_export.precision_data import Measured
+from facemark_export.precision_speed import milliseconds
+from facemark_export.quantise import Pixels, Quantiser
+from facemark_export.quantise_prepare import Layer
+from facemark_sdk.spec import ModelSpec
+
+FIRST = 6
+"""So many of the first layers are tried in float: few channels and many pixels are what ONNX
+Runtime's integer convolutions are slower on than its float ones."""
+FASTER = 0.97
+"""A layer more in float must save so much of the time."""
+PARTS = 64
+"""Layers are tried one by one, or so many runs of neighbours where there are more."""
+GAIN = 2 / 3
+"""Keeping more layers in float pays when it leaves at most so much of damage x time."""
+PATIENCE = 3
+"""Steps in a row that do not pay, after which the search ends."""
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One try.
+
+    Attributes:
+        kept: Layers in float beyond those that are faster so, the worst first.
+        damage: How far results moved on the search's faces.
+        loss: What they lost there.
+        time: The network's p50 over fp32's, both in turns.
+    """
+
+    kept: int
+    damage: float
+    loss: float
+    time: float
+
+
+@dataclass(frozen=True)
+class Search:
+    """What was tried and chosen.
+
+    Attributes:
+        layers: How many there are.
+        first_ms: The network's p50 with none, one, two, ... of the first layers in float.
+        faster: Layers that are in float because the network is faster so.
+        alone: Each other layer (or run of layers) with its damage when it alone is int8, worst
+            first.
+        steps: Then the worst were kept in float, so many at a time.
+        kept: Layers that are in float because they hurt.
+        samples: What the damage was measured on, in words.
+    """
+
+    layers: int
+    first_ms: tuple[float, ...]
+    faster: tuple[str, ...]
+    alone: tuple[tuple[str, float], ...]
+    steps: tuple[Step, ...]
+    kept: tuple[str, ...]
+    samples: str
+
+
+class Trials:
+    """Runs candidates: writes each with the spec, as the SDK reads it, and measures."""
+
+    def __init__(
+        self, fp32: onnx.ModelProto, spec: ModelSpec, samples: Measured, folder: Path
+    ) -> None:
+        self._spec, self._samples, self._folder = spec, samples, folder
+        self._fp32 = self.write(fp32, "fp32")
+        self._reference = samples.run(self._fp32)
+
+    def write(self, model: onnx.ModelProto, name: str) -> Path:
+        """A candidate as a file."""
+        path = self._folder / f"{name}.onnx"
+        save(model, self._spec, path)
+        return path
+
+    def compare(self, model: onnx.ModelProto) -> Compared:
+        """A candidate against the float network."""
+        path = self.write(model, "candidate")
+        return self._samples.compare(self._reference, self._samples.run(path))
+
+    def step(self, kept: int, model: onnx.ModelProto, images: Pixels) -> Step:
+        """A candidate against the float network, in time as well."""
+        found = self.compare(model)
+        ours, reference = milliseconds([self.write(model, "candidate"), self._fp32], images)
+        return Step(kept, found.damage, found.loss, ours / reference)
+
+
+def search(
+    quantiser: Quantiser,
+    fp32: onnx.ModelProto,
+    spec: ModelSpec,
+    samples: Measured,
+    images: Pixels,
+    limit: float,
+    progress: Progress,
+) -> tuple[onnx.ModelProto, Search]:
+    """Choose which layers are int8.
+
+    The first layers stay in float as far as that is faster. Of the others each is made int8 alone;
+    in the order of the damage that this does, 0, 1, 2, 4, ... up to half of them are then kept in
+    float while all others are int8. More are taken while the loss is over the limit, or when that
+    leaves at most `GAIN` of damage x time.
+
+    Args:
+        quantiser: Makes the candidates.
+        fp32: The float network.
+        spec: Its spec, which candidates share.
+        samples: Faces that are neither calibrated on nor judged on.
+        images: What candidates are timed on, as many as the network takes at once.
+        limit: The loss that is allowed.
+        progress: Told what is being done.
+
+    Returns:
+        The chosen network, and how it was chosen.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        trials = Trials(fp32, spec, samples, Path(folder))
+        progress("timing the first layers in int8 and float")
+        times = _first_layers(quantiser, trials, images)
+        start = _fastest(times)
+        parts = _parts(quantiser.layers[start:])
+        alone = []
+        for number, part in enumerate(parts, 1):
+            progress(f"measuring layer {number} of {len(parts)} in int8")
+            alone.append(trials.compare(quantiser.model(part)).damage)
+        worst = [parts[i] for i in np.argsort(-np.array(alone), kind="stable")]
+        steps: list[Step] = []
+        best = 0
+        for kept in _steps(len(parts)):
+            progress(f"measuring with {kept} of {len(parts)} layers in float")
+            steps.append(trials.step(kept, quantiser.model(_joined(worst[kept:])), images))
+            if _pays(steps[best], steps[-1], limit):
+                best = len(steps) - 1
+            elif len(steps) - 1 - best >= PATIENCE and steps[best].loss <= limit:
+                break
+    count = steps[best].kept
+    return quantiser.model(_joined(worst[count:])), Search(
+        layers=len(quantiser.layers),
+        first_ms=times,
+        faster=_names(quantiser.layers[:start]),
+        alone=tuple(sorted(zip(map(_name, parts), alone, strict=True), key=lambda p: -p[1])),
+        steps=tuple(steps),
+        kept=_names(_joined(worst[:count])),
+        samples=samples.protocol,
+    )
+
+
+def _first_layers(quantiser: Quantiser, trials: Trials, images: Pixels) -> tuple[float, ...]:
+    count = min(FIRST, len(quantiser.layers) - 1)
+    files = [
+        trials.write(quantiser.model(quantiser.layers[k:]), f"first{k}") for k in range(count + 1)
+    ]
+    return tuple(milliseconds(files, images))
+
+
+def _fastest(times: Sequence[float]) -> int:
+    """How many of the first layers to keep in float."""
+    best = 0
+    for k, time in enumerate(times):
+        if time < times[best] * FASTER ** (k - best):
+            best = k
+    return best
+
+
+def _parts(layers: Sequence[Layer]) -> list[list[Layer]]:
+    cuts = np.linspace(0, len(layers), min(len(layers), PARTS) + 1).round().astype(int)
+    return [list(layers[a:b]) for a, b in pairwise(cuts)]
+
+
+def _steps(parts: int) -> list[int]:
+    """0, 1, 2, 4, ... up to half of the parts."""
+    return [0, *(2**k for k in range(parts.bit_length()) if 2**k <= parts // 2)]
+
+
+def _pays(best: Step, step: Step, limit: float) -> bool:
+    if best.loss > limit:
+        return step.loss < best.loss
+    return step.loss <= limit and step.damage * step.time <= GAIN * best.damage * best.time
+
+
+def _joined(parts: Sequence[Sequence[Layer]]) -> list[Layer]:
+    return [layer for part in parts for layer in part]
+
+
+def _name(part: Sequence[Layer]) -> str:
+    return part[0].name if len(part) == 1 else f"{part[0].name} ... {part[-1].name}"
+
+
+def _names(layers: Sequence[Layer]) -> tuple[str, ...]:
+    return tuple(layer.name for layer in layers)

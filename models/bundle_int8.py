@@ -1,0 +1,131 @@
+"""Make the int8 files of the bundled models, with their cards; the float ones' get the ladder, too.
+
+Run from the repository's root, with ``../shared/data`` or a folder laid out like it, on a quiet
+machine: layers are timed.
+
+    python models/bundle_int8.py --data ../shared/data [--out FOLDER]
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import onnx
+import tyro
+
+from bundle import BUNDLE, DETECTOR, LANDMARKS, Making, accuracy_table, run
+from facemark_export.onnx_file import save
+from facemark_sdk.backends import create_backend
+from facemark_sdk.files import replace_file
+from facemark_sdk.models import read_spec
+from facemark_sdk.spec import ModelSpec
+
+SUFFIX = "_int8"
+PRECISIONS, AGAIN = "## Precisions", "## Make it again"
+"""Headings of the cards: what is written, and what it is written before."""
+
+
+def main(data: Path, names: tuple[str, ...] = (LANDMARKS, DETECTOR), out: Path = BUNDLE) -> None:
+    """Write NAME_int8/model.onnx, its report and its CARD.md.
+
+    Args:
+        data: Folder with scenes and landmarks68.
+        names: Which bundled models.
+        out: The folder of models. The float models' cards are changed in the bundle only.
+    """
+    out = out.resolve()
+    folders = [str(data / "landmarks68" / name) for name in ("helen_train", "afw")]
+    scenes = [str(data / "scenes")]
+    for name in names:
+        photos = scenes if name == DETECTOR else folders
+        script = "detection" if name == DETECTOR else "landmarks"
+        measuring = (f"benchmarks/accuracy_{script}.py", "--data", *photos)
+        make(name, photos, measuring, out)
+        if out == BUNDLE:
+            card = BUNDLE / name / "CARD.md"
+            section = precisions(ladder_of(out / f"{name}{SUFFIX}"))
+            write(card, with_section(card.read_text(), section))
+
+
+def make(name: str, photos: list[str], measuring: tuple[str, ...], out: Path) -> None:
+    """One model: quantise, measure, state what was measured, card."""
+    source, folder = BUNDLE / name / "model.onnx", out / f"{name}{SUFFIX}"
+    path = folder / "model.onnx"
+    options = ("--name", folder.name, "--precision", "int8", "--calibration", *photos)
+    run("-m", "facemark_export.cli", "--onnx", str(source), "-o", str(path), *options)
+    figures = Making(folder.name, source, (), measuring).measure(path)
+    spec = dataclasses.replace(spec_of(path), accuracy=figures)
+    model = onnx.load(path)
+    replace_file(path, lambda temporary: save(model, spec, temporary))
+    write(folder / "CARD.md", card_text(name, folder, photos, spec))
+
+
+def card_text(name: str, folder: Path, photos: list[str], spec: ModelSpec) -> str:
+    """CARD.md of an int8 model."""
+    path, ladder = folder / "model.onnx", ladder_of(folder)
+    search = ladder["search"]
+    filled = {
+        "NAME": folder.name,
+        "SOURCE_SHA256": spec.source_sha256,
+        "SOURCE": name,
+        "SHA256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "SIZE": f"{path.stat().st_size / 1e6:.1f} MB",
+        "LAYERS": (
+            f"of {search['layers']} layers {len(search['faster'])} stay in float because that is "
+            f"faster and {len(search['kept'])} because they hurt (`model.onnx.report.json`)"
+        ),
+        "TRAINING_DATA": spec.training_data,
+        "LICENCE": spec.licence,
+        "PROTOCOL": spec.accuracy["protocol"],
+        "ACCURACY": accuracy_table(dict(spec.accuracy)),
+        "PRECISIONS": precisions(ladder),
+        "CALIBRATION": " ".join(photos),
+    }
+    text = (Path(__file__).with_name("cards") / "int8.md").read_text()
+    for key, value in filled.items():
+        text = text.replace(f"@{key}@", value)
+    return text
+
+
+def precisions(ladder: dict[str, Any]) -> str:
+    """The section with a row a precision."""
+    rungs = ladder["rungs"]
+    figures = list(rungs["int8"])
+    rows = [
+        f"| {precision} | {' | '.join(f'{rung[figure]:.4g}' for figure in figures)} |"
+        for precision, rung in rungs.items()
+    ]
+    head = f"| precision | {' | '.join(figure.replace('_', ' ') for figure in figures)} |"
+    table = "\n".join([head, "|---" * (len(figures) + 1) + "|", *rows])
+    return f"{PRECISIONS}\n\n{ladder['protocol']}; {ladder['speed']}:\n\n{table}"
+
+
+def with_section(card: str, section: str) -> str:
+    """A card with its section on precisions replaced, or added before the last one."""
+    before, _, again = card.partition(AGAIN)
+    before = before.partition(PRECISIONS)[0]
+    return f"{before}{section}\n\n{AGAIN}{again}"
+
+
+def ladder_of(folder: Path) -> dict[str, Any]:
+    """The ladder in a model's report."""
+    report = json.loads((folder / "model.onnx.report.json").read_text())
+    return dict(report["ladder"])
+
+
+def spec_of(path: Path) -> ModelSpec:
+    """What a file says of itself."""
+    return read_spec(create_backend("cpu", path), path)
+
+
+def write(path: Path, text: str) -> None:
+    """A text file, whole or not at all."""
+    replace_file(path, lambda temporary: temporary.write_text(text))
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
