@@ -24,7 +24,6 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from facemark_export.training.detection import VALIDATION_SCORE as SCORE
 from facemark_export.training.detection import VALIDATION_SIDE as SMALLEST
 from facemark_export.training.detection import longer_sides
 from facemark_export.training.detection_scenes import Scene, read_scenes, split_scenes
@@ -52,7 +51,7 @@ def main(
     Args:
         model: Name or ONNX file.
         data: The folder of scenes.
-        det_size: Longest side that the network sees; the model's own by default.
+        det_size: Longest side that the network sees; by default what `FaceDetector` does without.
         threads: CPU threads.
         json_file: Write the figures here.
         curve: Draw the precision-recall curve here.
@@ -61,9 +60,7 @@ def main(
         model, backend="cpu", threads=threads, det_size=det_size, score_threshold=CURVE_SCORE
     )
     _, scenes = split_scenes(read_scenes([data]), None)
-    usual = FaceDetector(
-        model, backend="cpu", threads=threads, det_size=det_size, score_threshold=SCORE
-    )
+    usual = FaceDetector(model, backend="cpu", threads=threads, det_size=det_size)
     figures, found = scene_figures(every, usual, scenes)
     figures |= {
         "close_ups_found": share_found(usual, scenes, close_up),
@@ -77,19 +74,26 @@ def main(
     if json_file is not None:
         protocol = (
             f"{len(scenes)} held-out scenes, IoU 0.5, faces of {SMALLEST:g} px or more, "
-            f"det_size {every.det_size}, score {SCORE}"
+            f"det_size {sizes_in_words(usual)}, score {usual.score_threshold:g}"
         )
         json_file.write_text(json.dumps({"protocol": protocol, **figures}, indent=2) + "\n")
     if curve is not None:
-        draw_curve(found, curve)
+        draw_curve(found, usual.score_threshold, curve)
+
+
+def sizes_in_words(detector: FaceDetector) -> str:
+    """The sizes at which a detector looks, as a protocol states them."""
+    if detector.quick_size is None:
+        return str(detector.det_size)
+    return f"{detector.det_size} after a quick look at {detector.quick_size}"
 
 
 def scene_figures(
     every: FaceDetector, usual: FaceDetector, scenes: list[Scene]
 ) -> tuple[dict[str, float], Curve]:
-    """Precision and recall at the usual score; average precision and best F1 over all scores."""
+    """Precision and recall at the detector's own score; average precision and best F1 over all."""
     curve = scene_curve(every, scenes)
-    precision, recall = scene_curve(usual, scenes).at(SCORE)
+    precision, recall = scene_curve(usual, scenes).at(usual.score_threshold)
     threshold, f1 = curve.best()
     figures = {
         "faces": int(sum((longer_sides(scene.boxes) >= SMALLEST).sum() for scene in scenes)),
@@ -146,7 +150,7 @@ def rolled(
     return image, np.array([frame / 2, frame / 2]), side  # type: ignore[return-value]
 
 
-def draw_curve(curve: Curve, path: Path) -> None:
+def draw_curve(curve: Curve, score: float, path: Path) -> None:
     """Precision over recall as a picture."""
     import matplotlib
 
@@ -155,7 +159,7 @@ def draw_curve(curve: Curve, path: Path) -> None:
 
     figure, axes = pyplot.subplots(figsize=(5, 4))
     axes.plot(curve.recall, curve.precision)
-    axes.scatter(*reversed(curve.at(SCORE)), color="tab:red", label=f"score {SCORE}")
+    axes.scatter(*reversed(curve.at(score)), color="tab:red", label=f"score {score:g}")
     axes.set(xlabel="recall", ylabel="precision", xlim=(0.5, 1.01), ylim=(0.5, 1.01))
     axes.grid(alpha=0.3)
     axes.legend()

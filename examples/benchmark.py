@@ -26,7 +26,7 @@ from facemark_sdk.bench import (
     summarise,
 )
 from facemark_sdk.detect.face_detector import DEFAULT_DETECTOR
-from facemark_sdk.landmark_model import DEFAULT_LANDMARKS
+from facemark_sdk.models import default_landmarks
 
 OURS = "crop + decode"
 """What is not the networks' work: crop, decode and mapping back to the image."""
@@ -40,8 +40,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """
     frames = open_frames([Path(options.image)] if options.image else [])
     finder = FaceDetector(options.detector, backend=options.backend, threads=options.threads)
+    model = options.model or default_landmarks(options.backend)
     subject = Subject(
-        Configuration(options.model, options.backend, options.threads, batch=1), finder, frames
+        Configuration(model, options.backend, options.threads, batch=1), finder, frames
     )
     if not subject.faces[0]:
         raise FacemarkError(f"no face found in {frames[0].name}; choose another with --image")
@@ -83,7 +84,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--warm-up", type=int, default=10, help="runs before (default: 10)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
     parser.add_argument("--backend", default="cpu", help="auto, cpu, cuda, tensorrt (default: cpu)")
-    parser.add_argument("--model", default=DEFAULT_LANDMARKS, help="landmark model: name or file")
+    parser.add_argument("--model", help="landmark model: name or file (default: the SDK's own)")
     parser.add_argument("--detector", default=DEFAULT_DETECTOR, help="face detector: name or file")
     parser.add_argument("--json", metavar="FILE", help="also write the report as JSON")
     options = parser.parse_args()

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from facemark_sdk.backends import RuntimeOptions
 from facemark_sdk.detect.face_detector import (
     DEFAULT_DETECTOR,
     Detections,
@@ -15,7 +16,7 @@ from facemark_sdk.detect.face_detector import (
 )
 from facemark_sdk.errors import FacemarkError, ImageError
 from facemark_sdk.image import Image, ImageLike, load_image
-from facemark_sdk.landmark_model import DEFAULT_LANDMARKS, LandmarkModel, Landmarks
+from facemark_sdk.landmark_model import LandmarkModel, Landmarks
 from facemark_sdk.models import ModelName
 from facemark_sdk.result import Face
 
@@ -25,7 +26,7 @@ class Detector:
 
     def __init__(
         self,
-        landmarks: ModelName = DEFAULT_LANDMARKS,
+        landmarks: ModelName | None = None,
         detector: ModelName = DEFAULT_DETECTOR,
         *,
         backend: str = "auto",
@@ -33,11 +34,13 @@ class Detector:
         score_threshold: float | None = None,
         max_faces: int | None = None,
         det_size: int | None = None,
+        options: RuntimeOptions | None = None,
     ) -> None:
         """Load both models.
 
         Args:
-            landmarks: The landmark model: a bundled one's name or the path of an ONNX file.
+            landmarks: The landmark model: a bundled one's name, the path of an ONNX file or of an
+                engine; None takes the bundled one for the backend, int8 on CPUs made for it.
             detector: The face detector, likewise.
             backend: ``auto``, ``cpu``, ``cuda``, ``tensorrt``.
             threads: CPU threads; None leaves it to the runtime.
@@ -45,7 +48,9 @@ class Detector:
                 detector's own.
             max_faces: Only that many of the largest faces; None keeps all.
             det_size: The image's longer side as the detector sees it, in pixels; larger finds
-                smaller faces and takes longer; None takes the detector's own.
+                smaller faces and takes longer; None takes the detector's own, after a quick look
+                where that may be enough (`FaceDetector`).
+            options: Spinning, arena, engine cache; None takes the environment's.
 
         Raises:
             ModelError: A model is not found, damaged, without a spec, or for another task.
@@ -64,8 +69,11 @@ class Detector:
             threads=threads,
             score_threshold=score_threshold,
             det_size=det_size,
+            options=options,
         )
-        self.landmark_model = LandmarkModel(landmarks, backend=backend, threads=threads)
+        self.landmark_model = LandmarkModel(
+            landmarks, backend=backend, threads=threads, options=options
+        )
 
     def __call__(self, image: ImageLike) -> list[Face]:
         """The faces of one image, the largest first; an image without a face is [].

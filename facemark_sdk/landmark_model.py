@@ -10,14 +10,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from facemark_sdk import crop
+from facemark_sdk.backends import RuntimeOptions
 from facemark_sdk.crop import Affines
 from facemark_sdk.decode import Decoded, find_decoder
 from facemark_sdk.errors import ImageError, ModelError
 from facemark_sdk.image import Image, ImageLike, load_image
 from facemark_sdk.layouts import Layout, get_layout
-from facemark_sdk.models import ModelName, check_outputs, open_model
-
-DEFAULT_LANDMARKS = "pipnet_lite0_68"
+from facemark_sdk.models import ModelName, check_outputs, default_landmarks, open_model
 
 MAX_BATCH = 64
 """Crops that the network sees at once at most, so that a crowd does not fill the memory."""
@@ -48,24 +47,32 @@ class LandmarkModel:
 
     def __init__(
         self,
-        name_or_path: ModelName = DEFAULT_LANDMARKS,
+        name_or_path: ModelName | None = None,
         *,
         backend: str = "auto",
         threads: int | None = None,
+        options: RuntimeOptions | None = None,
     ) -> None:
         """Load a model.
 
         Args:
-            name_or_path: A bundled model's name (`list_models`) or the path of an ONNX file.
+            name_or_path: A bundled model's name (`list_models`), the path of an ONNX file or of an
+                engine; None takes the bundled one for the backend, int8 on CPUs made for it
+                (`models.default_landmarks`).
             backend: ``auto``, ``cpu``, ``cuda``, ``tensorrt``.
             threads: CPU threads; None leaves it to the runtime.
+            options: Spinning, arena, engine cache; None takes the environment's.
 
         Raises:
             ModelError: Not found, damaged, without a spec, or no landmark model.
             BackendError: The runtime is not installed or does not start.
         """
         self._backend, self.spec = open_model(
-            name_or_path, task="landmarks", backend=backend, threads=threads
+            default_landmarks(backend) if name_or_path is None else name_or_path,
+            task="landmarks",
+            backend=backend,
+            threads=threads,
+            options=options,
         )
         width, height = self.spec.input.width, self.spec.input.height
         if self.spec.crop is None or width != height or width < 1:

@@ -112,7 +112,9 @@ def write_card(name: str, folder: Path, speed: dict[str, Any]) -> None:
     spec = read_spec(create_backend("cpu", path), path)
     parity = json.loads(path.with_name("model.onnx.report.json").read_text())
     record = checkpoint.read(folder / "best.safetensors").record
-    stages = ("detect",) if name == DETECTOR else ("crop", "network", "decode", "crop + decode")
+    stages = (
+        ("detect",) if name == DETECTOR else ("crop", "network", "decode points", "crop + decode")
+    )
     milliseconds = "\n".join(
         f"| {s} | {speed['stages'][s]['p50_ms']:.2f} | {speed['stages'][s]['p95_ms']:.2f} |"
         for s in (*stages, "total")
@@ -134,7 +136,12 @@ def write_card(name: str, folder: Path, speed: dict[str, Any]) -> None:
         "EPOCHS": str(record["settings"]["epochs"]),
         "SPEED": "| stage | p50 ms | p95 ms |\n|---|---|---|\n" + milliseconds,
         "PACE": f"{pace(folder):.0f} images/s",
-        "MACHINE": ", ".join(f"{k} {v}" for k, v in speed["machine"].items()),
+        "MACHINE": ", ".join(
+            (
+                speed["machine"]["cpu"],
+                *(f"{k} {v}" for k, v in speed["machine"]["versions"].items()),
+            )
+        ),
     }
     for key, value in filled.items():
         text = text.replace(f"@{key}@", value)

@@ -9,9 +9,11 @@ from conftest import SHARED
 
 from facemark_export.networks.normalise import Normalise
 from facemark_export.training.augment import Augmentation
+from facemark_export.training.landmark_task import LandmarkTask
 from facemark_export.training.recipes import landmarks
 from facemark_export.training.recipes.landmarks import LandmarkRecipe
 
+HELEN = SHARED / "data" / "landmarks68" / "helen_train"
 FACES = 8
 STILL = Augmentation(translate=0, rotate=0, scale=0, flip=0, occlude=0, blur=0, colour=0, grey=0)
 _WARMUP = 5
@@ -24,8 +26,7 @@ def nme_by_heart(
 ) -> float:
     """Inter-ocular NME (%) on eight faces of HELEN after training on just these.
 
-    Network, targets, losses and validation are the recipe's. Every step sees all eight, in bfloat16
-    as recipes train; the rate rises over five steps and falls to 0 over all.
+    Network, targets, losses and validation are the recipe's.
     """
 
     def the_first(faces):
@@ -33,7 +34,17 @@ def nme_by_heart(
 
     monkeypatch.setattr(landmarks, "split_by_photo", the_first)
     torch.manual_seed(0)
-    task = recipe.build([SHARED / "data" / "landmarks68" / "helen_train"])
+    task = recipe.build([HELEN])
+    learn_by_heart(task, rate=rate, steps=steps)
+    return nme_of(task)
+
+
+def learn_by_heart(task: LandmarkTask, *, rate: float, steps: int) -> dict[str, float]:
+    """Train on a task's first eight faces; what the losses were at last.
+
+    Every step sees all eight, in bfloat16 as recipes train; the rate rises over five steps and
+    falls to 0 over all.
+    """
     network = task.network.to(memory_format=torch.channels_last)
     normalise = Normalise(task.spec.input)
     batch = task.make_batch(np.arange(FACES), np.random.default_rng(0))
@@ -45,8 +56,15 @@ def nme_by_heart(
         optimizer.zero_grad()
         with torch.autocast("cpu", torch.bfloat16):
             outputs = network(image)
-        torch.stack([*task.losses(outputs, batch).values()]).sum().backward()
+        losses = task.losses(outputs, batch)
+        torch.stack([*losses.values()]).sum().backward()
         optimizer.step()
-    network.eval()
+    return {name: loss.item() for name, loss in losses.items()}
+
+
+def nme_of(task: LandmarkTask) -> float:
+    """Inter-ocular NME (%) on a task's held-out faces."""
+    normalise = Normalise(task.spec.input)
+    network = task.network.eval()
     with torch.inference_mode():
         return task.validate(lambda images: network(normalise(images)))["nme"]

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import logging
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import numpy as np
 import onnxruntime as ort
@@ -10,9 +12,10 @@ import pytest
 from conftest import CROP
 
 from facemark_sdk import BackendError, LandmarkModel, ModelError
-from facemark_sdk.backends import BACKENDS, RuntimeOptions, create_backend
+from facemark_sdk.backends import BACKENDS, RuntimeOptions, cpus, create_backend
 from facemark_sdk.backends import ort as ort_backend
 from facemark_sdk.backends.cpus import limited_cpus
+from facemark_sdk.backends.once import Once
 from facemark_sdk.backends.ort_binding import MAX_SHAPES, BoundSession
 from facemark_sdk.backends.pool import Pool
 from facemark_sdk.models import open_model
@@ -285,3 +288,99 @@ def test_pool_lends_to_one_at_a_time_and_keeps_no_broken_item() -> None:
     with pool.borrow() as a, pool.borrow() as b:
         assert broken not in (a, b)
         assert {a, b} == ({0, 1} - {broken}) | {2}
+
+
+@pytest.mark.parametrize(
+    ("machine", "flags", "expected"),
+    [
+        ("x86_64", "fpu avx2 avx512f avx512_vnni", True),
+        ("x86_64", "fpu avx2 avx_vnni", True),
+        ("AMD64", "fpu amx_int8", True),
+        ("x86_64", "fpu avx2 avx512f avx512_vnni_like", False),
+        ("AMD64", None, False),
+        ("aarch64", None, True),
+        ("riscv64", None, True),
+    ],
+)
+def test_int8_products_are_for_cpus_that_sum_them_exactly(
+    monkeypatch, tmp_path, machine, flags, expected
+):
+    info = tmp_path / "cpuinfo"
+    if flags is not None:
+        info.write_text(f"processor\t: 0\nflags\t\t: {flags}\n")
+    monkeypatch.setattr(cpus, "_CPUINFO", info)
+    monkeypatch.setattr(cpus.platform, "machine", lambda: machine)
+    assert cpus.sums_int8_exactly.__wrapped__() is expected
+
+
+@pytest.mark.parametrize("error", [PermissionError, FileNotFoundError, IsADirectoryError])
+def test_a_cpu_that_may_not_be_asked_counts_as_one_that_does_not_say(monkeypatch, error):
+    def refuse(self, *args, **kwargs):
+        raise error("/proc/cpuinfo")
+
+    monkeypatch.setattr(cpus.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(Path, "read_text", refuse)
+    assert cpus.sums_int8_exactly.__wrapped__() is False
+
+
+def test_a_cpu_whose_description_is_no_text(monkeypatch, tmp_path):
+    info = tmp_path / "cpuinfo"
+    info.write_bytes(b"model name : \xff\xfe\nflags : avx_vnni\n")
+    monkeypatch.setattr(cpus, "_CPUINFO", info)
+    monkeypatch.setattr(cpus.platform, "machine", lambda: "x86_64")
+    assert cpus.sums_int8_exactly.__wrapped__() is True
+
+
+def test_fp32_on_cuda_is_fp32(landmark_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime's CUDA provider would take TF32's ten bits where it is not told otherwise."""
+    asked: list[dict[str, dict[str, str]]] = []
+    session = ort.InferenceSession
+
+    def on_the_cpu(path, options, providers):
+        asked.append(dict(providers))
+        return session(path, options, providers=["CPUExecutionProvider"])
+
+    monkeypatch.setattr(ort_backend.ort, "InferenceSession", on_the_cpu)
+    monkeypatch.setattr(ort_backend, "has_cuda", lambda: True)
+    with pytest.raises(BackendError, match="fell back"):
+        create_backend("cuda", landmark_file, 1)
+    create_backend("cpu", landmark_file, 1)
+    assert asked == [{"CUDAExecutionProvider": {"use_tf32": "0"}}, {"CPUExecutionProvider": {}}]
+
+
+class TestOnce:
+    def test_first_callers_at_once_get_the_same(self) -> None:
+        made: list[object] = []
+        everybody = Barrier(8)
+
+        @Once
+        def thing(name: str) -> object:
+            time.sleep(0.02)  # so that all of them have called
+            made.append(object())
+            return made[-1]
+
+        def call(_: int) -> object:
+            everybody.wait()
+            return thing("x")
+
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(call, range(8)))
+        assert len(made) == 1
+        assert found == made * 8
+        assert thing("y") is not made[0]
+        thing.cache_clear()
+        assert thing("x") is not made[0]
+
+    def test_what_fails_is_tried_anew(self) -> None:
+        answers = iter([BackendError("no driver yet"), "made"])
+
+        @Once
+        def thing() -> str:
+            answer = next(answers)
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        with pytest.raises(BackendError, match="no driver yet"):
+            thing()
+        assert (thing(), thing()) == ("made", "made")

@@ -5,8 +5,10 @@ No time is asserted, only what is counted of times that the tests make up.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +19,8 @@ import onnx
 import pytest
 from conftest import CROP, landmark_graph, landmark_spec, save
 
-from facemark_sdk import DataError, FaceDetector, load_image
+from facemark_sdk import BackendError, DataError, FaceDetector, FacemarkError, load_image
+from facemark_sdk.backends import BACKENDS, RuntimeOptions
 from facemark_sdk.bench import (
     BUNDLED_FRAME,
     STAGES,
@@ -27,8 +30,10 @@ from facemark_sdk.bench import (
     Result,
     Subject,
     Unable,
+    bundled_models,
     combine,
     compare,
+    load,
     measure,
     open_frames,
     read_record,
@@ -36,6 +41,8 @@ from facemark_sdk.bench import (
     summarise,
 )
 from facemark_sdk.bench.measure import TURN
+from facemark_sdk.cli.bench import Bench
+from facemark_sdk.cli.console import UsageError
 
 Done = subprocess.CompletedProcess[str]
 Run = Callable[..., Done]
@@ -86,6 +93,25 @@ def test_configurations_take_turns_in_alternating_order() -> None:
     uncounted_a = 4
     assert [run["total"] for run in times[0][:2]] == [uncounted_a + 2, uncounted_a + 3]
     assert [len(runs) for runs in times] == [TURN + 3, TURN + 3]
+
+
+def test_turns_may_be_shorter() -> None:
+    calls: list[str] = []
+
+    def run(name: str) -> dict[str, float]:
+        calls.append(name)
+        return {}
+
+    subjects = [lambda name=name: run(name) for name in "ab"]
+    times = measure(subjects, Protocol(repeat=5, warm_up=1, turn=2))
+    assert "".join(calls) == "ab" + "aaabbb" + "bbbaaa" + "aabb"
+    assert [len(runs) for runs in times] == [5, 5]
+
+
+def test_bundled_models_by_task() -> None:
+    assert "pipnet_lite0_68" in bundled_models("landmarks")
+    assert "retinaface_mnet025" in bundled_models("detection")
+    assert not set(bundled_models("landmarks")) & set(bundled_models("detection"))
 
 
 @pytest.fixture
@@ -161,12 +187,61 @@ def test_a_batch_that_the_file_does_not_take(
         subject_of(model=fixed_file, batch=4)
 
 
-def benchmark(*totals: float, peak: float | None = 100.0, **changed: object) -> dict:
+@pytest.fixture
+def no_cuda(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Backend cuda does not start; the list is of the files that it was asked to run."""
+    asked: list[Path] = []
+
+    def create(model: Path, threads: int | None, options: RuntimeOptions) -> None:
+        asked.append(model)
+        raise BackendError("no such card")
+
+    monkeypatch.setitem(BACKENDS, "cuda", create)
+    return asked
+
+
+def test_a_backend_that_does_not_start_is_left_out(
+    no_cuda: list[Path], landmark_file: Path, detector_file: Path
+) -> None:
+    wanted = combine([str(landmark_file)], ["cuda", "cpu"], [1], [1, 2])
+    subjects, left_out = load(wanted, str(detector_file), open_frames([]))
+    assert [subject.configuration for subject in subjects] == wanted[2:]
+    assert left_out == [LeftOut(each, "no such card") for each in wanted[:2]]
+    assert no_cuda == [detector_file]  # once: an engine would take minutes to fail again
+
+
+def test_no_backend_that_starts_is_an_error(
+    no_cuda: list[Path], landmark_file: Path, detector_file: Path
+) -> None:
+    command = Bench((str(landmark_file),), backend=("cuda",), detector=str(detector_file))
+    with pytest.raises(FacemarkError, match=r"nothing can be measured: .*cuda.*: no such card"):
+        command.run()
+
+
+def test_the_same_configuration_runs_once(landmark_file: Path, detector_file: Path) -> None:
+    wanted = combine([str(landmark_file)], ["auto", "cpu"], [1], [1])
+    subjects, left_out = load(wanted, str(detector_file), open_frames([]))
+    assert [subject.configuration.backend for subject in subjects] == ["auto"]
+    assert [each.configuration.backend for each in left_out] == ["cpu"]
+    assert "measured already: backend 'auto'" in left_out[0].why
+
+
+RUNTIME = RuntimeOptions()
+
+
+def benchmark(
+    *totals: float,
+    peak: float | None = 100.0,
+    image: Path = BUNDLED_FRAME,
+    precision: str = "fp32",
+    runtime: RuntimeOptions = RUNTIME,
+    **changed: object,
+) -> dict:
     """A record of models a, b, ... whose runs take so many milliseconds."""
     results = [
         Result(
             Configuration(name, "cpu", None, 4),
-            "fp32",
+            precision,
             {
                 "network": summarise([total / 2, total / 2, total * 7]),
                 "total": summarise([total, total, total * 9]),
@@ -175,9 +250,10 @@ def benchmark(*totals: float, peak: float | None = 100.0, **changed: object) -> 
         )
         for name, total in zip("abc", totals, strict=False)
     ]
-    frames = [(frame, 1) for frame in open_frames([])]
+    frames = [(frame, 1) for frame in open_frames([image])]
     lost = LeftOut(Configuration("z", "cpu", 1, 9), "too large")
-    return record({**MACHINE, **changed}, frames, Protocol(3, 0), "d", results, [lost])
+    machine = {**MACHINE, **changed}
+    return record(machine, runtime, frames, Protocol(3, 0), "d", results, [lost])
 
 
 def written(path: Path, content: object) -> Path:
@@ -196,10 +272,12 @@ def test_a_record_survives_its_file(tmp_path: Path) -> None:
     assert (first["faces_per_second"], first["peak_memory_mb"]) == (400.0, None)
     assert content["frames"][0] == {
         "file": str(BUNDLED_FRAME),
+        "sha256": hashlib.sha256(BUNDLED_FRAME.read_bytes()).hexdigest(),
         "width": 640,
         "height": 480,
         "faces": 1,
     }
+    assert content["runtime"] == {"spinning": "run", "arena": True}
     assert content["left_out"] == [
         {"model": "z", "backend": "cpu", "threads": 1, "batch": 9, "why": "too large"}
     ]
@@ -223,6 +301,25 @@ def test_a_comparison_says_what_else_differs() -> None:
     assert found["rows"][0]["peak_memory_mb"] is None
 
 
+def test_settings_and_precision_that_differ_are_said() -> None:
+    new = benchmark(1.0, precision="int8", runtime=RuntimeOptions(spinning="never", arena=False))
+    assert compare(benchmark(1.0), new)["differences"] == [
+        "spinning: run -> never",
+        "arena: True -> False",
+        "precision of a (cpu, threads auto, batch 4): fp32 -> int8",
+    ]
+
+
+def test_a_photo_is_the_same_wherever_it_lies(tmp_path: Path) -> None:
+    moved, other = tmp_path / "moved.jpg", tmp_path / "other.png"
+    shutil.copy(BUNDLED_FRAME, moved)
+    other.write_bytes(cv2.imencode(".png", load_image(BUNDLED_FRAME))[1].tobytes())
+    assert compare(benchmark(1.0), benchmark(1.0, image=moved))["differences"] == []
+    (said,) = compare(benchmark(1.0), benchmark(1.0, image=other))["differences"]
+    assert said.startswith("frames: frame.jpg (640x480, 1 face(s), SHA-256 ")
+    assert "-> other.png" in said
+
+
 def test_nothing_in_common() -> None:
     new = benchmark(1.0)
     new["results"][0]["batch"] = 5
@@ -236,16 +333,63 @@ def test_nothing_in_common() -> None:
         ([], "not 'facemark-bench'"),
         ({"kind": "eval"}, "'eval'"),
         ({**benchmark(1.0), "schema": 99}, "schema 99"),
-        ({**benchmark(1.0), "results": [{}]}, "damaged"),
-        ({**benchmark(1.0), "results": None}, "damaged"),
-        (
-            {**benchmark(1.0), "results": [{**benchmark(1.0)["results"][0], "stages": {}}]},
-            "damaged",
-        ),
+        ({**benchmark(1.0), "schema": [1]}, r"schema \[1\]"),
     ],
 )
 def test_other_files_are_refused(tmp_path: Path, content: object, said: str) -> None:
     with pytest.raises(DataError, match=said):
+        read_record(written(tmp_path / "x.json", content))
+
+
+@pytest.mark.parametrize(
+    ("way", "value", "said"),
+    [
+        ("machine", None, "machine must be an object, is None"),
+        ("machine", [], "machine must be an object"),
+        ("machine.versions", "2", "machine.versions must be an object, is '2'"),
+        ("machine.versions.numpy", 2, "machine.versions.numpy must be a text"),
+        ("machine.gpus", [7], "machine.gpus.0 must be a text"),
+        ("runtime", 1, "runtime must be an object"),
+        ("runtime.arena", 1, "runtime.arena must be true or false"),
+        ("protocol.turn", 1.5, "protocol.turn must be a whole number"),
+        ("detector", {}, "detector must be a text"),
+        ("frames", {}, "frames must be a list"),
+        ("frames.0", "x.jpg", "frames.0 must be an object"),
+        ("frames.0.sha256", None, "frames.0.sha256 must be a text"),
+        ("results", None, "results must be a list"),
+        ("results.0", {}, "results.0.model is missing"),
+        ("results.0.model", ["a"], "results.0.model must be a text"),
+        ("results.0.model", None, "results.0.model must be a text"),
+        ("results.0.threads", True, "results.0.threads must be a whole number .* or null"),
+        ("results.0.batch", -1, "results.0.batch must be a whole number of at least 0"),
+        ("results.0.peak_memory_mb", [], r"results.0.peak_memory_mb must be .*is \[\]"),
+        ("results.0.peak_memory_mb", "", "results.0.peak_memory_mb must be .*is ''"),
+        ("results.0.stages", {}, "results.0.stages.total.p50_ms must be there"),
+        ("results.0.stages.total", 5, "results.0.stages.total must be an object"),
+        ("results.0.stages.total.p50_ms", 0, "results.0.stages.total.p50_ms must be"),
+        ("results.0.stages.network.p50_ms", math.nan, "stages.network.p50_ms must be .*is nan"),
+        ("results.0.stages.network.p95_ms", math.inf, "stages.network.p95_ms must be a finite"),
+        ("results.0.stages.network.p99_ms", -5, "stages.network.p99_ms must be .*is -5"),
+        ("results.0.stages.network.p50_ms", 10**400, "stages.network.p50_ms must be a finite"),
+        ("results.1", benchmark(1.0)["results"][0], r"results holds a \(cpu.*\) twice"),
+    ],
+)
+def test_damage_is_named(tmp_path: Path, way: str, value: object, said: str) -> None:
+    content = json.loads(json.dumps(benchmark(1.0, 2.0)))  # shares nothing with another test
+    *above, last = [int(key) if key.isdigit() else key for key in way.split(".")]
+    holder = content
+    for key in above:
+        holder = holder[key]
+    holder[last] = value
+    with pytest.raises(DataError, match=rf"x\.json' is damaged: .*{said}"):
+        read_record(written(tmp_path / "x.json", content))
+
+
+@pytest.mark.parametrize("name", ["machine", "runtime", "frames", "protocol", "results"])
+def test_what_is_missing_is_named(tmp_path: Path, name: str) -> None:
+    content = benchmark(1.0)
+    del content[name]
+    with pytest.raises(DataError, match=f"damaged: {name} is missing"):
         read_record(written(tmp_path / "x.json", content))
 
 
@@ -255,6 +399,9 @@ def test_missing_and_broken_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "half.json").write_text('{"kind": ')
     with pytest.raises(DataError, match=r"half\.json"):
         read_record(tmp_path / "half.json")
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    with pytest.raises(DataError, match=r"deep\.json"):
+        read_record(tmp_path / "deep.json")
 
 
 @pytest.fixture(scope="module")
@@ -319,10 +466,10 @@ def test_a_frame_without_a_face_is_said(
     [
         (("--batch", 0), 2, "--batch must be from 1"),
         (("--repeat", 0), 2, "--repeat must be at least 1"),
-        (("--compare", "a.json", "b.json"), 2, "leave MODEL out"),
+        (("--compare", "a.json", "b.json"), 2, "leave out MODEL"),
         (("--json", "."), 2, "is a folder"),
-        (("--backend", "gpu"), 1, "unknown backend 'gpu'"),
-        (("--threads", 0), 1, "threads must be"),
+        (("--backend", "cpu", "gpu"), 2, "--backend must be one of auto, cpu, cuda, tensorrt, got"),
+        (("--threads", 0), 2, "--threads must be from 1"),
         (("--image", "none.png"), 1, "does not exist"),
     ],
 )
@@ -330,6 +477,25 @@ def test_wrong_use_is_one_line(
     bench: Run, landmark_file: Path, arguments: tuple[object, ...], status: int, said: str
 ) -> None:
     assert said in failed(bench(landmark_file, *arguments), status)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"backend": ("cpu",)},
+        {"threads": (2,)},
+        {"batch": (1, 8)},
+        {"image": (BUNDLED_FRAME,)},
+        {"detector": "d.onnx"},
+        {"repeat": 3},
+        {"warm_up": 0},
+    ],
+    ids=lambda given: next(iter(given)),
+)
+def test_a_comparison_takes_no_option_of_a_measurement(given: dict[str, object]) -> None:
+    (name,) = given
+    with pytest.raises(UsageError, match=f"leave out --{name.replace('_', '-')}$"):
+        Bench(compare=(Path("a.json"), Path("b.json")), **given).run()
 
 
 def test_an_unknown_model_is_named(tiny: Run) -> None:

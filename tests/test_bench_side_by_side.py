@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -14,7 +15,7 @@ from test_pip_decode import loop_decode
 
 sys.path.insert(0, str(ROOT / "benchmarks" / "side_by_side"))  # as Python does for the folder
 
-from claims import Claim
+from claims import Claim, claims
 from eager import (
     LANDMARKS,
     NEIGHBOURS,
@@ -22,6 +23,17 @@ from eager import (
     decode_point_by_point,
     made_up_face,
     opinion_table,
+)
+from field import (
+    BOXES,
+    BOXES_32,
+    DEFAULT,
+    FRAME_1,
+    FRAME_9,
+    FRAME_32,
+    MANY,
+    MESH,
+    NETWORK_32,
 )
 from flops import count_flops
 from small_networks import PFLD, YuNet, count_weights
@@ -126,6 +138,19 @@ def test_wishes_have_a_direction() -> None:
     assert Claim("", 1.5, 1.5, True, "x").met
     assert not Claim("", 1.4, 1.5, True, "x").met
     assert Claim("", 1.4, 1.5, False, "x").met
+
+
+def test_wishes_of_what_did_not_run_are_left_out(tmp_path: Path) -> None:
+    times = {(BOXES, DEFAULT): measured([3.0]), (BOXES, f"{MESH}, tracking"): measured([2.0])}
+    (wish,) = claims(times, tmp_path / "r18.onnx", None)
+    assert (wish.value, wish.met) == (1.5, True)
+
+
+def test_a_wish_that_cannot_be_judged_for_another_reason_is_an_error(tmp_path: Path) -> None:
+    names = (BOXES_32, NETWORK_32, FRAME_1, FRAME_9, FRAME_32)
+    times = {(MANY, name): measured([3.0]) for name in names}  # nothing timed inside the runs
+    with pytest.raises(KeyError, match="around"):
+        list(claims(times, tmp_path / "r18.onnx", None))
 
 
 def test_a_contender_runs_in_turns_and_says_why_it_cannot() -> None:

@@ -47,6 +47,15 @@ def row(result: Result, name: str) -> list[str]:
     return next(rest for first, *rest in filter(None, cells) if first == name)
 
 
+def page(report: Path) -> tuple[list[list[str]], str]:
+    """The cells of the rows of a report's Markdown table, headings first; what stands below."""
+    rows, _, below = (report / "table.md").read_text().partition("\n\n")
+    cells = [row.removeprefix("| ").removesuffix(" |").split(" | ") for row in rows.splitlines()]
+    assert cells.pop(1) == ["---", *["---:"] * 8]
+    assert not any("|" in cell for row in cells for cell in row)  # which would end it
+    return [[cell.replace("&#124;", "|") for cell in row] for row in cells], below
+
+
 def write(folder: Path, *records: dict) -> Path:
     folder.mkdir(exist_ok=True)
     lines = "".join(json.dumps({"layout": "ibug68", **record}) + "\n" for record in records)
@@ -106,12 +115,15 @@ def test_reports_say_how_they_were_made(tiny: Run, data: Path, tmp_path: Path) -
     assert {"facemark_sdk", "numpy", "opencv", "onnxruntime", "python"} <= set(record["versions"])
     assert record["protocol"] in result.stdout
     assert "2 faces of dätä, boxes from detector tiny_detector" in record["protocol"]
+    _, below = page(tmp_path / "r")
+    assert f"tiny_landmarks on cpu: {record['protocol']}." in below
+    assert "errors over box of the true points" in below
     for name in ("ced.png", "landmarks.png", "worst.png"):
         picture = cv2.imread(str(tmp_path / "r" / name))
         assert min(picture.shape[:2]) > 200
         assert picture.std() > 5
     assert {path.name for path in (tmp_path / "r").iterdir()} == {
-        *("report.json", "ced.png", "landmarks.png", "worst.png")
+        *("table.md", "report.json", "ced.png", "landmarks.png", "worst.png")
     }
 
 
@@ -120,7 +132,7 @@ def test_several_sets_protocols_and_subsets(tiny: Run, data: Path, tmp_path: Pat
     other.mkdir()
     (other / "x.png").write_bytes((data / "one.png").read_bytes())
     first = json.loads((data / "annotations.jsonl").read_text().splitlines()[0])
-    write(other, {**first, "image": "x.png", "subsets": []})
+    write(other, {**first, "image": "x.png", "subsets": ["a|b"]})
     listed = tmp_path / "mine.txt"
     listed.write_text("x.png\none.png\n")
     asked = [option for name in PROTOCOLS for option in ("--protocol", name)]
@@ -128,15 +140,24 @@ def test_several_sets_protocols_and_subsets(tiny: Run, data: Path, tmp_path: Pat
     result = tiny(*arguments, "--report", tmp_path / "r")
     for protocol in PROTOCOLS:
         assert row(result, protocol)[:2] == ["3", "0"]
-    for name in ("dätä", "other", "blur", "mine"):
-        assert f"- {name}" in result.stdout
+    (headings, *rows), _ = page(tmp_path / "r")
+    assert headings == [
+        *("tiny_landmarks", "faces", "missed", "NME %", "FR 0.08", "FR 0.10", "AUC 0.10"),
+        *("LFR 0.1", "LFR 0.2"),
+    ]
+    parts = ("dätä", "other", "largepose", "blur", "a|b", "mine")
+    blocks = [(protocol, *(f"- {part}" for part in parts)) for protocol in PROTOCOLS]
+    assert [name for name, *_ in rows] == [name for block in blocks for name in block]
+    written = [" ".join(row) for row in rows]
+    printed = [" ".join(line.split()) for line in result.stdout.splitlines()]
+    assert [line for line in printed if line in written] == written
     assert "boxes from the true points" in result.stdout
     record = json.loads((tmp_path / "r" / "report.json").read_text())
     assert list(record["results"]) == list(PROTOCOLS)
     assert record["results"]["blur-large"]["subsets"]["mine"]["faces"] == 2
     again = tiny(*arguments, "--report", tmp_path / "again")
     assert again.returncode == 0
-    for name in ("report.json", "worst.png"):
+    for name in ("table.md", "report.json", "worst.png"):
         assert (tmp_path / "r" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
 
 
@@ -178,7 +199,7 @@ def test_sets_of_several_layouts_in_their_points_in_common(
 @pytest.fixture(scope="module")
 def example(photo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The example photo, its truth what the bundled models see, 2 % of the eyes' distance off."""
-    (face,) = Detector(backend="cpu")(photo)
+    (face,) = Detector("pipnet_lite0_68", backend="cpu")(photo)
     eyes = np.linalg.norm(face.landmarks[36] - face.landmarks[45])
     truth = face.landmarks + np.float32([0.02 * eyes, 0])
     folder = tmp_path_factory.mktemp("example")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ def bundle(tmp_path: Path, landmark_file: Path, monkeypatch: pytest.MonkeyPatch)
         (root / name / "model.onnx").write_bytes(landmark_file.read_bytes())
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(models, "BUNDLE", "some_models")
+    monkeypatch.delitem(sys.modules, "some_models", raising=False)  # an earlier test's
     return root
 
 
@@ -58,3 +60,23 @@ def test_models_of_the_other_task(landmark_file: Path, detector_file: Path) -> N
         LandmarkModel(detector_file, backend="cpu")
     with pytest.raises(ModelError, match="is for landmarks, a model for detection"):
         FaceDetector(landmark_file, backend="cpu")
+
+
+@pytest.mark.parametrize(
+    ("backend", "cuda", "int8", "expected"),
+    [
+        ("cpu", True, True, "pipnet_lite0_68_int8"),
+        ("cpu", False, False, "pipnet_lite0_68"),
+        ("auto", False, True, "pipnet_lite0_68_int8"),
+        ("auto", True, True, "pipnet_lite0_68"),
+        ("cuda", True, True, "pipnet_lite0_68"),
+        ("tensorrt", False, True, "pipnet_lite0_68"),
+    ],
+)
+def test_the_default_landmarks_are_int8_where_that_is_fast(
+    monkeypatch, backend, cuda, int8, expected
+):
+    monkeypatch.setattr(models, "may_use_cuda", lambda: cuda)
+    monkeypatch.setattr(models, "sums_int8_exactly", lambda: int8)
+    assert models.default_landmarks(backend) == expected
+    assert expected in models.list_models()

@@ -346,6 +346,7 @@ def test_a_published_detector_gives_torchs_outputs(tmp_path, name):
     np.testing.assert_allclose(outputs["scores"], conf.softmax(-1)[..., 1], atol=1e-4)
     np.testing.assert_allclose(outputs["landms"], landms, atol=2e-3)
     assert FaceDetector(out, backend="cpu").det_size == 640
+    assert FaceDetector(out, backend="cpu").quick_size is None
 
 
 def refused(tmp_path, architecture, error, match, *, text=None, **options):

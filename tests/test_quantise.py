@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from conftest import CROP, GRID, SHARED, landmark_spec
+from conftest import CROP, GRID, SHARED, detector_graph, landmark_spec, save
 from onnx import TensorProto, helper, numpy_helper
 from test_export import pip_spec, random_checkpoint
 
@@ -376,6 +376,76 @@ def test_a_lost_face_is_lost_precision_and_full_change(detector_file):
     assert unsure.compare(whole, [found_faces(), whole[1]]).loss == pytest.approx(100 * 2 / 3)
 
 
+def test_a_detector_is_judged_at_the_size_that_the_protocol_states(
+    tmp_path, photo, detector_file, monkeypatch
+):
+    """Without the quick look, whose rule is for another threshold; calibration sees both."""
+    spec = FaceDetector(detector_file, backend="cpu").spec
+    params = {**spec.decoder_params, "det_size": 320, "quick_size": 160}
+    quick = dataclasses.replace(spec, decoder_params=params)
+    save(detector_graph(), quick, tmp_path / "quick.onnx")
+    assert FaceDetector(tmp_path / "quick.onnx", backend="cpu").quick_size == 160
+    looked, look = [], FaceDetector._look
+
+    def watched(self, image, size, threshold=None):
+        looked.append(size)
+        return look(self, image, size, threshold)
+
+    monkeypatch.setattr(FaceDetector, "_look", watched)
+    photos = Photos(quick, (photo, photo), None, "two photos")
+    photos.run(tmp_path / "quick.onnx")
+    assert looked[0] == 320
+    assert set(looked) <= {320, 160}  # half of it where it finds nothing
+    assert looked == [320] * len(looked) or looked == [320, 160] * 2
+    assert "det_size 320" in photos.protocol
+    longer = [max(batch.shape[1:3]) for batch in photos.batches(1)]
+    assert longer == [320, 160, 320, 160]
+    assert {len(batch) for batch in photos.batches(8)} == {1}
+    slow = dataclasses.replace(
+        photos, spec=dataclasses.replace(quick, decoder_params={**params, "quick_size": None})
+    )
+    assert [max(batch.shape[1:3]) for batch in slow.batches(1)] == [320, 320]
+
+
+@pytest.mark.parametrize(("rest", "sizes"), [(True, [10, 10, 4]), (False, [10, 10])])
+def test_the_last_faces_are_left_out_only_where_a_batch_must_be_whole(spec, faces, rest, sizes):
+    batches = list(crops_of(spec, faces).batches(10, rest=rest))
+    assert [len(batch) for batch in batches] == sizes
+    np.testing.assert_array_equal(np.concatenate(batches), faces[: sum(sizes)])
+
+
+def test_ranges_are_seen_on_every_face(spec, faces, tmp_path, monkeypatch):
+    seen = []
+
+    class Watched(Quantiser):
+        def __init__(self, model, pixels, calibration, *, symmetric):
+            seen.append([len(batch) for batch in calibration])
+            super().__init__(model, pixels, calibration, symmetric=symmetric)
+
+    monkeypatch.setattr(precision, "Quantiser", Watched)
+    model, some = network(), faces[:19]
+    for batch in (None, 8):
+        if batch is not None:
+            model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = batch
+            for output in model.graph.output:
+                output.type.tensor_type.shape.dim[0].dim_value = batch
+        samples = samples_of(spec, some[: 19 if batch is None else 16], model, tmp_path)
+        samples = dataclasses.replace(samples, calibration=crops_of(spec, some))
+        to_int8(model, spec, samples, 100, symmetric=True, progress=print)
+    assert seen == [[8, 8, 3], [8, 8]]
+
+
+def test_fewer_faces_than_a_fixed_batch_are_refused(spec, faces, tmp_path):
+    model = network()
+    samples = samples_of(spec, faces, model, tmp_path)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 32
+    with pytest.raises(DataError, match=r"takes 32 images at once, there are 24 .*more photos"):
+        to_int8(model, spec, samples, 100, symmetric=False, progress=print)
+    few = crops_of(spec, faces[:5])
+    with pytest.raises(DataError, match="takes 32 images at once, there are 5"):
+        precision._one_run(model, few)
+
+
 # --- the command
 
 
@@ -590,7 +660,7 @@ def test_the_bundled_detector_in_int8_finds_the_same_faces(tmp_path):
         paths=samples.validation.paths[:12],
         truth=samples.validation.truth[:12],
     )
-    canvases = list(samples.calibration.batches(1))[::6]
+    canvases = list(samples.calibration.batches(1))[::7]  # full and quick looks
     quantiser = Quantiser(onnx.load(path), spec.input, canvases)
     out = tmp_path / "int8.onnx"
     onnx_file.save(quantiser.model(quantiser.layers), spec, out)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from by_heart import FACES, HELEN, STILL, learn_by_heart, nme_of
 from conftest import SHARED
 from test_pip_decode import loop_decode
 from test_pipnet_training import as_tensors, drawn_face, loop_losses, write_folder
@@ -28,8 +30,13 @@ from facemark_export.training.pseudo_labels import (
     read_unlabelled,
     write_labels,
 )
+from facemark_export.training.recipes import landmarks
 from facemark_export.training.recipes.self_training import SelfTrainingRecipe
-from facemark_export.training.self_training import coarse_cells, curriculum_losses
+from facemark_export.training.self_training import (
+    coarse_cells,
+    curriculum_losses,
+    round_seed,
+)
 from facemark_sdk import Detector, LandmarkModel
 from facemark_sdk.decode.pip import OUTPUT_NAMES, nearest_neighbours
 from facemark_sdk.errors import DataError
@@ -145,6 +152,31 @@ def test_the_same_layer_reads_features_pooled_twice():
     assert coarse.shape == (2, LANDMARKS, 2, 2)
     with torch.inference_mode():
         assert len(network.eval()(torch.zeros(1, 3, 64, 64))) == 5
+
+
+@pytest.mark.shared
+def test_labelled_faces_are_learned_by_heart_beside_coarsely_labelled_ones(monkeypatch):
+    """Task 2 on eight real faces, half of which count on the coarse grid alone."""
+    unlabelled = []
+
+    def halves(faces):
+        unlabelled.extend(faces[FACES // 2 : FACES])
+        return faces[: FACES // 2], faces[: FACES // 2]
+
+    monkeypatch.setattr(landmarks, "split_by_photo", halves)
+    recipe = SelfTrainingRecipe(
+        architecture="resnet18", imagenet=False, size=128, curriculum=False, augmentation=STILL
+    )
+    torch.manual_seed(0)
+    faces = recipe.read([HELEN])
+    squares = [square_around(face.points, recipe.growth) for face in unlabelled]
+    task = recipe.round_task(faces, unlabelled, squares, halvings=1)
+    losses = learn_by_heart(task, rate=1e-3, steps=50)
+    assert nme_of(task) < 1.0
+    assert losses["coarse_score"] < 0.01  # zeros in all of a map's four cells would cost 2.5
+    others = recipe.task(replace(faces, held_out=unlabelled))
+    others.network = task.network
+    assert nme_of(others) > 5.0  # their points are not given away
 
 
 # --- pseudo-labels --------------------------------------------------------------------------
@@ -386,3 +418,12 @@ def test_tasks_grow_harder_only_with_curriculum():
 def test_impossible_recipes_are_refused_by_name(setting):
     with pytest.raises(TrainingError, match=next(iter(setting))):
         SelfTrainingRecipe(**setting)
+
+
+def test_every_round_of_every_seed_has_its_own_chance():
+    seeds = [
+        seed if number == 0 else round_seed(seed, number)
+        for seed in range(9)
+        for number in range(6)
+    ]
+    assert len(set(seeds)) == len(seeds)

@@ -19,6 +19,7 @@ from facemark_sdk import BackendError, Detector, LandmarkModel, ModelError
 from facemark_sdk.backends import RuntimeOptions, create_backend
 from facemark_sdk.backends.cuda import open_cuda
 from facemark_sdk.backends.tensorrt import cache
+from facemark_sdk.backends.tensorrt.api import logger
 from facemark_sdk.backends.tensorrt.build import build_engine
 from facemark_sdk.backends.tensorrt.engine import TensorRTBackend
 from facemark_sdk.backends.tensorrt.engine_file import read_engine, write_engine
@@ -173,6 +174,35 @@ def test_strongly_typed_and_no_flags_but_tf32(
     ]
 
 
+def test_an_engine_of_a_file_with_a_fixed_batch_says_so(
+    trt: ModuleType, tmp_path: Path, mean_face: np.ndarray
+) -> None:
+    """What the engine takes is in its record; more images still go through in parts."""
+    graph = landmark_graph(mean_face)
+    graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
+    save(graph, landmark_spec(mean_face), tmp_path / "pair.onnx")
+    record, plan = build_engine(tmp_path / "pair.onnx")
+    assert record.profile == Profile((2, 2, 2))
+    assert trt.built[-1][2] == {"image": [[2, CROP, CROP, 3]] * 3}
+    write_engine(tmp_path / "pair.engine", record, plan)
+    engine = create_backend("tensorrt", tmp_path / "pair.engine")
+    assert engine.inputs[0].shape == (2, CROP, CROP, 3)
+    wanted = create_backend("cpu", tmp_path / "pair.onnx", 1).run({"image": noise(2)})
+    assert_same(engine.run({"image": noise(2)}), wanted)
+
+
+def test_reasons_go_to_the_thread_that_failed(trt: ModuleType) -> None:
+    log = logger(trt)
+    log.take_errors()
+    with ThreadPoolExecutor(1) as other:
+        other.submit(log.log, trt.ILogger.Severity.ERROR, "theirs").result()
+        log.log(trt.ILogger.Severity.ERROR, "mine")
+        assert log.take_errors() == "mine"
+        assert other.submit(log.take_errors).result() == "theirs"
+    assert log.take_errors() == "TensorRT gave no reason"
+    assert logger(trt) is log
+
+
 def test_the_sdk_on_an_engine_file_alone(
     trt: ModuleType, landmark_file: Path, detector_file: Path, tmp_path: Path, photo: Path
 ) -> None:
@@ -261,6 +291,54 @@ class TestCache:
         assert len(trt.built) == 2
         assert "truncated" in caplog.text
         assert read_engine(path)
+
+    def test_an_engine_that_tensorrt_refuses_is_built_again(
+        self,
+        trt: ModuleType,
+        landmark_file: Path,
+        options: RuntimeOptions,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        """Its checksum is right, as where the driver has become another."""
+        create_backend("tensorrt", landmark_file, options=options)
+        (path,) = options.engine_cache.iterdir()
+        record, plan = read_engine(path)
+        write_engine(path, record, b"x" + plan)
+        found = create_backend("tensorrt", landmark_file, options=options)
+        assert len(trt.built) == 2
+        assert f"cannot load {str(path)!r}" in caplog.text
+        assert "building it again" in caplog.text
+        assert read_engine(path)[1] == plan
+        wanted = create_backend("cpu", landmark_file, 1).run({"image": noise(2)})
+        assert_same(found.run({"image": noise(2)}), wanted)
+
+    def test_threads_build_a_refused_engine_again_once(
+        self, trt: ModuleType, landmark_file: Path, options: RuntimeOptions
+    ) -> None:
+        create_backend("tensorrt", landmark_file, options=options)
+        (path,) = options.engine_cache.iterdir()
+        record, plan = read_engine(path)
+        write_engine(path, record, b"x" + plan)
+        with ThreadPoolExecutor(4) as pool:
+            jobs = [
+                pool.submit(create_backend, "tensorrt", landmark_file, options=options)
+                for _ in range(4)
+            ]
+        assert {job.result().name for job in jobs} == {"tensorrt"}
+        assert len(trt.built) == 2
+
+    def test_an_engine_that_is_refused_again_is_an_error(
+        self,
+        trt: ModuleType,
+        landmark_file: Path,
+        options: RuntimeOptions,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        create_backend("tensorrt", landmark_file, options=options)
+        monkeypatch.setattr(trt.Runtime, "deserialize_cuda_engine", lambda self, plan: None)
+        with pytest.raises(BackendError, match=r"cannot load .*TensorRT gave no reason"):
+            create_backend("tensorrt", landmark_file, options=options)
+        assert len(trt.built) == 2
 
     def test_a_folder_that_cannot_be_written_costs_only_the_copy(
         self,

@@ -109,6 +109,41 @@ def test_one_bit_of_the_record(engine: Path, offset: int) -> None:
         read_record(engine)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"plan_bytes": "10240"}, "plan_bytes must be a whole number"),
+        ({"plan_bytes": None}, "plan_bytes must be a whole number"),
+        ({"plan_sha256": 5}, "must be text"),
+        ({"onnx_sha256": None}, "must be text"),
+        ({"built": {"tensorrt": 11, "gpu": "", "capability": "", "platform": ""}}, "must be text"),
+        ({"built": "H100"}, "values"),
+        ({"built": {}}, "tensorrt"),
+        ({"inputs": []}, "inputs must be one image"),
+        ({"outputs": []}, "outputs one or more"),
+        ({"inputs": [{"name": "i", "dtype": "int7", "shape": [1]}]}, "int7"),
+        ({"inputs": [{"name": "i", "dtype": None, "shape": [1]}]}, "dtype must be text"),
+        ({"inputs": [{"name": "i", "dtype": "object", "shape": [1]}]}, "one of numbers"),
+        ({"inputs": [{"name": 3, "dtype": "uint8", "shape": [1]}]}, "name and dtype"),
+        ({"inputs": [{"name": "i", "dtype": "uint8", "shape": [1.5]}]}, "whole numbers"),
+        ({"inputs": [{"name": "i", "dtype": "uint8", "shape": 4}]}, "not iterable"),
+        ({"profile": {"batch": [1, 2], "sides": None}}, "unpack"),
+        ({"profile": {"batch": "abc", "sides": None}}, "rising whole numbers"),
+    ],
+)
+def test_records_that_are_none_with_a_right_checksum(
+    engine: Path, changes: dict[str, object], message: str
+) -> None:
+    content = engine.read_bytes()
+    length = struct.unpack_from("<I", content, 12)[0]
+    text = json.dumps({**json.loads(content[HEAD : HEAD + length]), **changes}).encode()
+    head = struct.pack("<8sII32s", b"FACEMARK", 1, len(text), hashlib.sha256(text).digest())
+    engine.write_bytes(head + text + content[HEAD + length :])
+    for read in (read_record, read_engine):
+        with pytest.raises(ModelError, match=rf"face\.engine.*not readable.*{message}"):
+            read(engine)
+
+
 def test_newer_format(engine: Path) -> None:
     content = bytearray(engine.read_bytes())
     content[8:12] = struct.pack("<I", 2)
@@ -154,6 +189,14 @@ def test_profile_shapes() -> None:
         Profile((1, 1, 8)).shapes(free)
     with pytest.raises(ModelError, match=r"256 x 192.*leave out --engine-sides"):
         Profile((1, 1, 8), (32, 64, 128)).shapes(fixed)
+
+
+def test_a_fixed_batch_is_the_profiles() -> None:
+    free = TensorInfo("image", "uint8", ("N", 256, 192, 3))
+    three = TensorInfo("image", "uint8", (3, "H", "W", 3))
+    profile = Profile((1, 8, 64), (32, 64, 128))
+    assert profile.for_input(free) is profile
+    assert profile.for_input(three) == Profile((3, 3, 3), (32, 64, 128))
 
 
 @pytest.mark.parametrize("batch", [(0, 1, 2), (2, 1, 4), (1, 8, 4), (1, 2, 5000), (1.0, 2, 3)])

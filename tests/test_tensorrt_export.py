@@ -13,15 +13,16 @@ from types import ModuleType
 import numpy as np
 import onnx
 import pytest
-from conftest import CROP, landmark_spec, save
+from conftest import CROP, detector_graph, detector_spec, landmark_graph, landmark_spec, save
 from fake_tensorrt import Memory, fake_cuda_python, fake_tensorrt, install
 from onnx import TensorProto, helper, numpy_helper
 from test_export import pip_spec, random_checkpoint
+from test_parity import Gives
 
 from facemark_export import cli, engine
 from facemark_export.engine import export_engine
 from facemark_export.export import ParityError
-from facemark_sdk import LandmarkModel
+from facemark_sdk import FaceDetector, LandmarkModel, ModelError
 from facemark_sdk.backends.cuda import open_cuda
 from facemark_sdk.backends.tensorrt.engine_file import read_record
 
@@ -131,6 +132,88 @@ def test_a_detector(trt: ModuleType, detector_file: Path, tmp_path: Path) -> Non
     model = Path(shutil.copy(detector_file, tmp_path / "detector.onnx"))
     assert export_engine(model, sides=(32, 256, 512)).passed
     assert read_record(tmp_path / "detector.engine").profile.sides == (32, 256, 512)
+
+
+def quick_detector(path: Path, quick_size: int | None) -> Path:
+    """The tiny detector with a size of 512 and a quick look."""
+    spec = detector_spec()
+    params = {**spec.decoder_params, "det_size": 512, "quick_size": quick_size}
+    save(detector_graph(), dataclasses.replace(spec, decoder_params=params), path)
+    return path
+
+
+@pytest.mark.parametrize("quick_size", [160, 150])
+def test_an_engine_must_take_the_quick_look(
+    trt: ModuleType, tmp_path: Path, quick_size: int
+) -> None:
+    """150 pixels are padded to a canvas of 160, five strides."""
+    model = quick_detector(tmp_path / "quick.onnx", quick_size)
+    with pytest.raises(ModelError, match=r"--engine-sides must begin at 160 or less, got 192"):
+        export_engine(model, sides=(192, 512, 512))
+    assert trt.built == []
+    assert export_engine(model, sides=(160, 512, 512)).passed
+    found = FaceDetector(tmp_path / "quick.engine")(np.zeros((512, 512, 3), np.uint8))
+    assert len(found) == 0
+
+
+@pytest.mark.parametrize("sides", [(320, 512, 512), (300, 320, 512), (32, 96, 128), (32, 33, 34)])
+def test_without_a_quick_look_an_engine_may_begin_anywhere(
+    trt: ModuleType, tmp_path: Path, sides: tuple[int, int, int]
+) -> None:
+    """It is compared on images of sides that it takes."""
+    model = quick_detector(tmp_path / "slow.onnx", None)
+    assert export_engine(model, sides=sides).passed
+    assert read_record(tmp_path / "slow.engine").profile.sides == sides
+
+
+@pytest.mark.parametrize("batch", [None, (2, 2, 2), (1, 2, 4)])
+def test_a_batch_that_the_file_fixes(
+    trt: ModuleType,
+    tmp_path: Path,
+    mean_face: np.ndarray,
+    monkeypatch: pytest.MonkeyPatch,
+    batch: tuple[int, int, int] | None,
+) -> None:
+    graph = landmark_graph(mean_face)
+    graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
+    save(graph, landmark_spec(mean_face), tmp_path / "pair.onnx")
+    pair = [np.zeros((2, CROP, CROP, 3), np.uint8)]
+    monkeypatch.setattr(engine, "structured_batches", lambda spec: pair)
+    if batch == (1, 2, 4):
+        with pytest.raises(ModelError, match=r"always takes 2 images .*leave out --engine-batch"):
+            export_engine(tmp_path / "pair.onnx", batch=batch)
+        return
+    export_engine(tmp_path / "pair.onnx", batch=batch)
+    assert read_record(tmp_path / "pair.engine").profile.batch == (2, 2, 2)
+    report = json.loads((tmp_path / "pair.engine.report.json").read_text())
+    assert report["batch"] == [2, 2, 2]
+
+
+@pytest.mark.parametrize(("moved", "passes"), [(0, True), (3, True), (18, False), (68, False)])
+def test_int8_may_round_and_may_not_lose_its_points(
+    mean_face: np.ndarray, moved: int, passes: bool
+) -> None:
+    """Maps that differ by a fiftieth of their range, which moves the best cells of some points.
+
+    A quarter of the 68 points is 17; those that have a moved neighbour move with it.
+    """
+    spec = dataclasses.replace(landmark_spec(mean_face), precision="int8")
+    rng = np.random.default_rng(0)
+    maps = {
+        name: rng.uniform(-0.2, 0.2, (1, rows, 4, 4)).astype(np.float32)
+        for name, rows in {"x": 68, "y": 68, "nb_x": 204, "nb_y": 204}.items()
+    }
+    cls = rng.uniform(0, 0.1, (1, 68, 4, 4)).astype(np.float32)
+    cls[:, :, 0, 0], cls[:, :, 3, 3] = 1.0, 0.99
+    changed = cls.copy()
+    changed[:, :moved, 3, 3] = 1.01
+    image = [np.zeros((1, CROP, CROP, 3), np.uint8)]
+    one, other = ({"cls": c, **maps} for c in (cls, changed))
+    report = engine.compare(spec, image, Gives(**one), Gives(**other))
+    assert report.largest_px == 0
+    assert report.argmax_flips == moved
+    assert report.ties >= moved
+    assert report.passed is passes
 
 
 @pytest.mark.parametrize(("wrong", "passes"), [(0, True), (6, True), (8, False)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import secrets
 import signal
 import subprocess
 import sys
@@ -31,8 +32,17 @@ def position(folder):
     return state["epoch"] * BATCHES + state["batch"]
 
 
-def kill_at(step, out, *arguments):
-    """Kill a training process some milliseconds after `step` has begun; the step it was at."""
+@pytest.fixture
+def chance():
+    """Other moments in every run; pytest shows the seed of a failure, and KILL_SEED repeats it."""
+    seed = int(os.environ.get("KILL_SEED", secrets.randbits(32)))
+    print(f"KILL_SEED={seed}")
+    return random.Random(seed)
+
+
+def kill_at(step, delay, out, *arguments):
+    """Kill a training process `delay` seconds after `step` has begun; the step it was at."""
+    print(f"killed {1000 * delay:.1f} ms after step {step} had begun")
     script = Path(__file__).with_name("toy_training.py")
     child = subprocess.Popen(
         [sys.executable, script, out, *arguments, "--pause", "0.01", "--settings", SETTINGS],
@@ -44,7 +54,7 @@ def kill_at(step, out, *arguments):
     while begun < step:
         begun = int(child.stdout.readline().split()[1])
     try:
-        child.wait(random.uniform(0, 0.05))
+        child.wait(delay)
     except subprocess.TimeoutExpired:
         child.send_signal(signal.SIGKILL)
     rest = child.stdout.read().split()
@@ -53,11 +63,14 @@ def kill_at(step, out, *arguments):
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs POSIX signals")
-def test_runs_killed_at_random_moments_lose_no_finished_step_and_end_bit_identical(tmp_path):
+def test_runs_killed_at_random_moments_lose_no_finished_step_and_end_bit_identical(
+    tmp_path, chance
+):
     run(tmp_path / "whole", epochs=9).train()
-    begun = kill_at(random.randint(3, 15), tmp_path / "cut")
+    begun = kill_at(chance.randint(3, 15), chance.uniform(0, 0.05), tmp_path / "cut")
     assert begun <= position(tmp_path / "cut") <= begun + 1
-    begun = kill_at(random.randint(begun + 2, 35), tmp_path / "cut", "--resume")
+    later = chance.randint(begun + 2, 35)
+    begun = kill_at(later, chance.uniform(0, 0.05), tmp_path / "cut", "--resume")
     assert begun <= position(tmp_path / "cut") <= begun + 1
     run(tmp_path / "cut", resume=True, epochs=9).train()
     assert_same_run(tmp_path / "whole", tmp_path / "cut")

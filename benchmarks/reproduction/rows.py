@@ -1,4 +1,8 @@
-"""What is compared: tables of rows, each a recipe; within a table only what is named differs."""
+"""What is compared: tables of rows, each a recipe; within a table only what is named differs.
+
+(Heads need trunks of their own: PIP takes the trunk at the stride that gives its grid; MapNet and
+CoordNet take it at 32, from which MapNet makes its maps.)
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from facemark_export.networks.trunks import TRUNK_STRIDE
 from facemark_export.training.loop import LoopRecipe
 from facemark_export.training.recipes.mapnet import MapnetRecipe
 from facemark_export.training.recipes.pipnet import PipnetRecipe
@@ -49,19 +54,22 @@ class Row:
     """A row of a table.
 
     Attributes:
+        scale: The scale's name.
         table: The table's name.
         name: What the reader sees.
         recipe: Its settings; the seed is replaced.
     """
 
+    scale: Scale
     table: str
     name: str
     recipe: LoopRecipe
 
     @property
     def key(self) -> str:
-        """For file names."""
-        return f"{self.table}-" + "".join(c if c.isalnum() else "_" for c in self.name.lower())
+        """The folder of its runs."""
+        words = "".join(c if c.isalnum() else "_" for c in self.name.lower())
+        return f"{self.scale}/{self.table}-{words}"
 
     def seeded(self, seed: int) -> LoopRecipe:
         """The settings of one run."""
@@ -73,18 +81,22 @@ def tables(scale: Scale, data: Path) -> dict[str, list[Row]]:
     common: dict[str, Any] = _SMALL if scale == "small" else _FULL
     stride = common["size"] // 8  # 8 x 8 cells, the paper's grid
     epochs = _EPOCHS[scale]
-    once = {**common, "epochs": epochs, "validate_every": epochs}
+    once = _lasting(common, epochs)
     pip = {**once, "stride": stride}
-    losses = {**once, "epochs": _LOSS_EPOCHS[scale], "validate_every": _LOSS_EPOCHS[scale]}
-    rounds = {**pip, "epochs": _ROUND_EPOCHS[scale], "validate_every": _ROUND_EPOCHS[scale]}
+    losses = _lasting(once, _LOSS_EPOCHS[scale])
+    rounds = _lasting(pip, _ROUND_EPOCHS[scale])
     unlabelled = tuple(data / folder for folder in UNLABELLED)
     teaching = {**rounds, "unlabelled": unlabelled, "unlabelled_weight": _SEEN}
-    # As many steps as a round of self-training has, which sees unlabelled faces as well.
-    longer = round(_ROUND_EPOCHS[scale] * 1.7)
+    # A round sees unlabelled faces as well: 1.7 times as many steps an epoch.
+    one, every = (round(_ROUND_EPOCHS[scale] * n) for n in (1.7, 1 + 1.7 * _ROUNDS))
+    coarser = {"PIP, 4 x 4 cells": PipnetRecipe(nrm=False, neighbours=1, **once)}
+    if stride == TRUNK_STRIDE:  # at full scale the paper's grid needs no other stride
+        coarser = {}
     kinds = {
         "heads": {
             "CoordNet": RegressionRecipe(head="coordnet", loss="l1", pose_bins=0, **once),
             "MapNet": MapnetRecipe(**once),
+            **coarser,
             "PIP": PipnetRecipe(nrm=False, neighbours=1, **pip),
             "PIP + NRM": PipnetRecipe(**pip),
         },
@@ -101,12 +113,18 @@ def tables(scale: Scale, data: Path) -> dict[str, list[Row]]:
             for bins in (0, 9)
         },
         "unlabelled": {
-            "supervised": PipnetRecipe(**{**rounds, "epochs": longer, "validate_every": longer}),
+            "supervised, steps of a round": PipnetRecipe(**_lasting(rounds, one)),
+            "supervised, steps of all rounds": PipnetRecipe(**_lasting(rounds, every)),
             "self-training": SelfTrainingRecipe(curriculum=False, full_rounds=_ROUNDS, **teaching),
             "STC": SelfTrainingRecipe(curriculum=True, full_rounds=_ROUNDS - 2, **teaching),
         },
     }
     return {
-        table: [Row(table, name, recipe) for name, recipe in rows.items()]
+        table: [Row(scale, table, name, recipe) for name, recipe in rows.items()]
         for table, rows in kinds.items()
     }
+
+
+def _lasting(settings: dict[str, Any], epochs: int) -> dict[str, Any]:
+    """Settings for so many epochs, of which the last one is judged: no choice by judged faces."""
+    return {**settings, "epochs": epochs, "validate_every": epochs}

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,12 +35,12 @@ from field import NETWORK, PRODUCT, R18, R18_INT8, contenders
 from prepare import prepare
 from rich.box import SIMPLE
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from turns import Measured, quotient, take_turns
 
 from facemark_sdk.bench import describe_machine
 from facemark_sdk.cli.console import write_whole
+from facemark_sdk.cli.progress import show_progress
 
 Key = tuple[str, str]
 
@@ -86,7 +86,7 @@ def main(
             made, int8=int8, models=models, compiled=compiled, peers=peers_python, yunet=yunet
         )
     )
-    times, missing = take_turns(field, threads, rounds, runs, _track)
+    times, missing = take_turns(field, threads, rounds, runs, show_progress)
     console = Console(highlight=False)
     for group in dict.fromkeys(contender.group for contender in field):
         rows = {name: each for (its, name), each in times.items() if its == group}
@@ -117,12 +117,6 @@ def main(
             "standing": standing,
         }
         write_whole(json_file, (json.dumps(content, indent=2) + "\n").encode())
-
-
-def _track(items: Sequence[Any], said: str) -> Iterable[Any]:
-    console = Console(stderr=True)
-    silent = not console.is_terminal
-    return track(items, said, len(items), console=console, disable=silent, transient=True)
 
 
 def _rates(times: Mapping[Key, Measured], networks: Mapping[str, Path]) -> dict[str, float]:

@@ -8,11 +8,9 @@ from pathlib import Path
 from prepare import CROWD, Prepared
 from turns import Contender
 
-from facemark_sdk import list_models
-from facemark_sdk.backends import describe_file
+from facemark_sdk.bench import bundled_models
 from facemark_sdk.detect.face_detector import DEFAULT_DETECTOR
-from facemark_sdk.landmark_model import DEFAULT_LANDMARKS
-from facemark_sdk.models import read_spec, resolve_model
+from facemark_sdk.models import default_landmarks
 
 PRODUCT = "matrix product"
 POINTS = "uint8 crop to points, one face"
@@ -29,7 +27,7 @@ R18_INT8 = f"{R18}, int8"
 EAGER, EAGER_LOOP, COMPILED = (
     f"{R18}: PyTorch {how}" for how in ("eager", "eager, point by point", "compiled")
 )
-DEFAULT = DEFAULT_LANDMARKS
+DEFAULT = default_landmarks("cpu")
 MESH = "mediapipe FaceMesh, 468 points"
 DLIB = "dlib HOG + 68"
 NUMPY, TORCH = "numpy", "PyTorch"
@@ -55,7 +53,7 @@ def contenders(
     landmarks = {
         R18: str(made.r18),
         **({R18_INT8: str(int8)} if int8 else {}),
-        **{name: name for name in bundled("landmarks")},
+        **{name: name for name in bundled_models("landmarks")},
         **{path.name: str(path) for path in models},
     }
     for name, model in landmarks.items():
@@ -73,11 +71,11 @@ def contenders(
         yield Contender(POINTS, COMPILED, "eager", "crop_to_points", options)
     for name, path in made.pfld.items():
         yield Contender(NETWORK, name, "foreign", "network", {"model": str(path)})
-    for name in bundled("detection"):
+    for name in bundled_models("detection"):
         yield Contender(DETECTION, name, "ours", "detection", {"model": name, **frame})
     for name, path in made.yunet.items():
         yield Contender(DETECTION, f"{name}, network", "foreign", "network", {"model": str(path)})
-    for name in bundled("landmarks"):
+    for name in bundled_models("landmarks"):
         options = {"model": name, **frame}
         yield Contender(WHOLE, f"{name} + {DEFAULT_DETECTOR}", "ours", "whole", options)
     for name, path in (
@@ -108,11 +106,3 @@ def _packages(python: Path, boxed: dict[str, object], yunet: Path | None) -> Ite
     yield package(WHOLE, DLIB, "dlib_faces", landmarks=True)
     if yunet is not None:
         yield package(DETECTION, "YuNet (OpenCV)", "yunet", model=str(yunet))
-
-
-def bundled(task: str) -> list[str]:
-    """Names of the bundled models for a task."""
-    paths = {name: resolve_model(name) for name in list_models()}
-    return [
-        name for name, path in paths.items() if read_spec(describe_file(path), path).task == task
-    ]

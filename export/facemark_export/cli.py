@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
-from rich.table import Table
 
-from facemark_export import checkpoint
-from facemark_export.crop_fit import fit_crop_rule
-from facemark_export.engine import engine_path, export_engine, require_tensorrt
-from facemark_export.export import export_checkpoint
-from facemark_export.foreign import import_onnx
-from facemark_export.parity import ParityReport
-from facemark_export.precision_data import PHOTOS
-from facemark_export.precision_table import ladder_table
-from facemark_export.quantise_file import quantise_file
+from facemark_export import checkpoint, cli_jobs
+from facemark_export.engine import engine_path, require_tensorrt
 from facemark_export.source import Choices
-from facemark_export.training.landmark_data import read_faces, split_by_photo
 from facemark_sdk.backends.tensorrt.profile import Profile, Range
 from facemark_sdk.crop import CROP_RULES
-from facemark_sdk.detect.face_detector import FaceDetector
-from facemark_sdk.errors import BackendError, DataError, FacemarkError
-from facemark_sdk.layouts import get_layout
+from facemark_sdk.errors import BackendError, FacemarkError
 from facemark_sdk.spec import CropRule, Precision
 
 
@@ -108,7 +95,9 @@ def export(
         engine_batch: Images at once that the engine takes: the least, the number to tune for, the
             most. By default 1 8 64 for landmarks, 1 1 8 for detectors.
         engine_sides: Height and width that a detector's engine takes, in pixels, likewise. By
-            default 32, the detector's size, twice that.
+            default 32, the detector's size, twice that. Images are looked at in their own
+            proportions, so the shorter side counts; the least may not exceed the size of the
+            quick look with which a detector may begin (the quick_size of its spec).
     """
     console = Console(stderr=True)
     if (ckpt is None) == (onnx is None):
@@ -156,36 +145,25 @@ def export(
             given = [option for option, value in for_foreign.items() if value]
             if given:
                 raise UsageError(f"{', '.join(given)}: not for int8, which keeps the file's spec")
-            with console.status("") as status:
-                ladder = quantise_file(
-                    Path(str(onnx)),
-                    out,
-                    calibration,
-                    name=name,
-                    accuracy=None if accuracy is None else _figures(accuracy),
-                    max_loss=max_loss,
-                    progress=lambda stage: status.update(f"{stage} ..."),
-                )
-            console.print(f"{out}, {_megabytes(out)}")
-            console.print(ladder_table(ladder))
-            return
-        with console.status("reading the file and comparing ..."):
-            imported = import_onnx(
-                str(onnx),
+            cli_jobs.make_int8(
+                console,
+                Path(str(onnx)),
                 out,
+                calibration,
                 name=name,
-                meanface=meanface,
-                layout=layout,
-                det_size=det_size,
-                score_threshold=score_threshold,
-                notice=lambda text: console.print(text, style="bold yellow"),
+                accuracy=accuracy,
+                max_loss=max_loss,
             )
-        batch = "any batch" if imported.batch is None else f"{imported.batch} at a time"
-        _show(
+            return
+        cli_jobs.bring_in(
             console,
-            f"{out}, {_megabytes(out)}: {imported.kind}, {batch}; "
-            f"compared on {imported.check.images} structured images",
-            {"against the source": imported.check},
+            str(onnx),
+            out,
+            name=name,
+            meanface=meanface,
+            layout=layout,
+            det_size=det_size,
+            score_threshold=score_threshold,
         )
         return
     if crop_data and crop_detector is None:
@@ -194,7 +172,11 @@ def export(
     if crop_detector:
         if crop is not None:
             raise UsageError("give one of --crop and --crop-detector")
-        rule = _fit(console, ckpt, crop_detector, crop_data)
+        if not checkpoint.is_ours(ckpt):
+            raise UsageError(
+                f"--crop-detector is for what facemark-train wrote; for {ckpt} use --crop"
+            )
+        rule = cli_jobs.fit_rule(console, ckpt, crop_detector, crop_data)
     choices = Choices(
         name=name,
         meanface=meanface,
@@ -208,48 +190,17 @@ def export(
         score_midpoint=score_midpoint,
         score_threshold=score_threshold,
         det_size=det_size,
-        accuracy={} if accuracy is None else _figures(accuracy),
+        accuracy={} if accuracy is None else cli_jobs.figures(accuracy),
         licence=licence,
         training_data=training_data,
     )
     if engine:
         require_tensorrt()
-    photos = _photos(calibration)
-    with console.status("") as status:
-        report = export_checkpoint(
-            ckpt,
-            out,
-            choices,
-            photos=photos,
-            calibration=calibration,
-            max_loss=max_loss,
-            symmetric=engine,
-            progress=lambda stage: status.update(f"{stage} ..."),
-        )
-    titles = {
-        "fp32": "fp32 against torch",
-        "fp16": "fp16 against torch",
-        "decoder": "decoder in the graph against numpy's",
-    }
-    _show(
-        console,
-        f"{out}, {_megabytes(out)}: compared on {report.structured_images} structured images and "
-        f"{report.photos} real ones",
-        {titles[name]: check for name, check in report.checks.items()},
+    cli_jobs.make_onnx(
+        console, ckpt, out, choices, calibration, max_loss=max_loss, symmetric=engine
     )
-    if report.ladder is not None:
-        console.print(ladder_table(report.ladder))
     if engine:
-        with console.status("") as status:
-            check = export_engine(
-                out,
-                batch=engine_batch,
-                sides=engine_sides,
-                photos=photos,
-                progress=lambda stage: status.update(f"{stage} ..."),
-            )
-        written = engine_path(out)
-        _show(console, f"{written}, {_megabytes(written)}", {"engine against ONNX": check})
+        cli_jobs.make_engine(console, out, calibration, batch=engine_batch, sides=engine_sides)
 
 
 def _check_ranges(batch: Range | None, sides: Range | None) -> None:
@@ -264,71 +215,6 @@ def _rule(name: str) -> CropRule:
         return CROP_RULES[name]
     except KeyError:
         raise UsageError(f"--crop {name}: no such rule; known: {', '.join(CROP_RULES)}") from None
-
-
-def _figures(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise DataError(f"--accuracy {path} is not a readable JSON object: {error}") from None
-
-
-def _photos(folders: tuple[Path, ...]) -> list[Path]:
-    found = []
-    for folder in folders:
-        photos = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PHOTOS)
-        if not photos:
-            raise DataError(f"--calibration {folder} holds no {', '.join(PHOTOS)}")
-        found += photos
-    return found[:64]
-
-
-def _fit(console: Console, ckpt: Path, detector: str, folders: tuple[Path, ...]) -> CropRule:
-    if not checkpoint.is_ours(ckpt):
-        raise UsageError(f"--crop-detector is for what facemark-train wrote; for {ckpt} use --crop")
-    stored = checkpoint.read(ckpt)
-    growth = stored.record.get("settings", {}).get("growth")
-    if not folders or growth is None:
-        raise DataError("--crop-detector needs --crop-data folders and a landmark checkpoint")
-    points = get_layout(stored.spec.layout).num_points
-    faces = [f for folder in folders for f in read_faces(folder, stored.spec.layout, points)]
-    train, _ = split_by_photo(faces)
-    with console.status(f"fitting the crop rule on {len(train)} faces ..."):
-        fit = fit_crop_rule(FaceDetector(detector, backend="cpu"), train, float(growth))
-    console.print(
-        f"crop rule from {fit.faces} faces ({fit.missed} not found): {fit.rule}, "
-        f"size spread {100 * fit.size_spread:.1f} %, shift {100 * fit.shift_spread:.1f} %"
-    )
-    return fit.rule
-
-
-def _show(console: Console, title: str, checks: Mapping[str, ParityReport]) -> None:
-    table = Table(title=title)
-    table.add_column("largest difference of")
-    for check in checks:
-        table.add_column(check, justify="right")
-    rows = {
-        "raw outputs": [
-            "" if check.largest_map_difference is None else f"{check.largest_map_difference:.2e}"
-            for check in checks.values()
-        ],
-        "points": [f"{check.largest_px:.2e} px" for check in checks.values()],
-        "points, the mean": [f"{check.mean_px:.2e} px" for check in checks.values()],
-        "scores": [f"{check.largest_score_difference:.2e}" for check in checks.values()],
-        "argmax flips": [_flips(check.flip_margins) for check in checks.values()],
-        "ties among the points": [f"{check.ties} of {check.points}" for check in checks.values()],
-    }
-    for name, cells in rows.items():
-        table.add_row(name, *cells)
-    console.print(table)
-
-
-def _megabytes(path: Path) -> str:
-    return f"{path.stat().st_size / 1e6:.2f} MB"
-
-
-def _flips(margins: tuple[float, ...]) -> str:
-    return f"{len(margins)}, margin up to {max(margins):.1e}" if margins else "0"
 
 
 def main() -> None:

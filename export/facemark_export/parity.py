@@ -12,15 +12,12 @@ import torch
 from numpy.typing import NDArray
 
 from facemark_export.graph import ExportGraph
+from facemark_export.parity_points import Points
 from facemark_sdk.backends import Backend
-from facemark_sdk.decode import make_decoder
 from facemark_sdk.decode.decoded import Floats
-from facemark_sdk.detect import retinaface
 from facemark_sdk.errors import ModelError
 from facemark_sdk.spec import ModelSpec, Precision
 
-BEST_PRIORS = 200
-"""Of a detector's priors, so many with the best scores are compared in each image."""
 ARGMAX_MAPS = ("cls", "heatmaps", "offsets")
 """Outputs whose best cell a decoder looks for."""
 
@@ -140,7 +137,7 @@ def check_parity(
         backend: The written file, its raw outputs.
         tolerance: What differences are allowed.
     """
-    decode = _Decode(spec)
+    decode = Points(spec)
     differences = Differences(tolerance)
     for batch, ours in zip(batches, reference, strict=True):
         theirs = backend.run({"image": batch})
@@ -167,7 +164,7 @@ def check_graph_decoder(
         network: The file without its decoder.
         whole: The file with it.
     """
-    decode = _Decode(spec)
+    decode = Points(spec)
     differences = Differences(DECODE_TOLERANCE)
     for batch in batches:
         maps = network.run({"image": batch})
@@ -177,40 +174,6 @@ def check_graph_decoder(
         if "covariances" in found:
             differences.add_spreads(decode.spreads(maps), found["covariances"])
     return differences.report()
-
-
-class _Decode:
-    """A model's outputs as points in input pixels and scores."""
-
-    def __init__(self, spec: ModelSpec) -> None:
-        self.size = np.float32(spec.input.width)
-        self.decode = make_decoder(spec) if spec.task == "landmarks" else None
-
-    def __call__(self, batch: Pixels, outputs: Arrays, chosen_by: Arrays) -> tuple[Floats, Floats]:
-        """Points (N, P, 2) and scores (N, Q); `chosen_by` says which priors are the best."""
-        if self.decode is None:
-            return _best_priors(batch, outputs, chosen_by), outputs["scores"]
-        found = self.decode(outputs)
-        return found.points * self.size, found.scores
-
-    def spreads(self, outputs: Arrays) -> Floats:
-        """Covariances (N, L, 2, 2) in squared input pixels, of a decoder that gives them."""
-        assert self.decode is not None
-        spreads = self.decode(outputs).covariances
-        assert spreads is not None
-        return spreads * self.size**2
-
-
-def _best_priors(batch: Pixels, outputs: Arrays, chosen_by: Arrays) -> Floats:
-    """Corners and kps of each image's best priors."""
-    priors = retinaface.priors(*batch.shape[1:3])
-    points = []
-    for n in range(len(batch)):
-        best = np.argsort(-chosen_by["scores"][n], kind="stable")[:BEST_PRIORS]
-        boxes = retinaface.decode_boxes(outputs["loc"][n, best], priors[best])
-        kps = retinaface.decode_points(outputs["landms"][n, best], priors[best])
-        points.append(np.concatenate((boxes.reshape(-1, 2, 2), kps), axis=1).reshape(-1, 2))
-    return np.stack(points)
 
 
 class Differences:

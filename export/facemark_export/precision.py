@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from facemark_export.precision_data import Measured, Samples, read_validation
 from facemark_export.precision_speed import ROUNDS, milliseconds
 from facemark_export.quantise import Pixels, Quantiser
 from facemark_export.quantise_search import Progress, Search, search
-from facemark_sdk.errors import FacemarkError
+from facemark_sdk.errors import DataError, FacemarkError
 from facemark_sdk.spec import ModelSpec, Precision, Task
 
 MAX_LOSS: dict[Task, float] = {"landmarks": 0.10, "detection": 1.0}
@@ -101,6 +101,9 @@ def climb(
         models: By precision, fp32 first.
         spec: The network's.
         validation: What to measure on.
+
+    Raises:
+        DataError: There are fewer faces than the network takes at once.
     """
     with tempfile.TemporaryDirectory() as folder:
         files = {precision: Path(folder) / f"{precision}.onnx" for precision in models}
@@ -153,11 +156,11 @@ def to_int8(
     Raises:
         PrecisionError: It loses more, or there is no layer to quantise.
         ModelError: The graph's opset is too old.
+        DataError: There are fewer faces than the network takes at once.
     """
     limit = MAX_LOSS[spec.task] if max_loss is None else max_loss
     progress("measuring the ranges of the activations")
-    batch = _fixed_batch(model) or min(_BATCH, len(samples.calibration))
-    seen = list(samples.calibration.batches(batch))
+    seen = list(_batches(model, samples.calibration, _BATCH))
     quantiser = Quantiser(model, spec.input, seen, symmetric=symmetric)
     if not quantiser.layers:
         raise PrecisionError("the network has no convolution or matrix product to make int8")
@@ -179,7 +182,21 @@ def to_int8(
 
 def _one_run(model: onnx.ModelProto, samples: Measured) -> Pixels:
     """One image, or as many as the network takes at once."""
-    return next(samples.batches(_fixed_batch(model) or 1))
+    return next(_batches(model, samples, 1))
+
+
+def _batches(model: onnx.ModelProto, samples: Measured, size: int) -> Iterator[Pixels]:
+    """All images as a network takes them: so many at a time, or those of its fixed batch."""
+    fixed = _fixed_batch(model)
+    batches = samples.batches(fixed or size, rest=fixed is None)
+    first = next(batches, None)
+    if first is None:
+        raise DataError(
+            f"the network takes {fixed or size} images at once, there are {len(samples)} "
+            f"({samples.protocol}); give more photos with --calibration"
+        )
+    yield first
+    yield from batches
 
 
 def _fixed_batch(model: onnx.ModelProto) -> int | None:

@@ -44,12 +44,25 @@ class Photos:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def batches(self, size: int) -> Iterator[Pixels]:
-        """The photos as the network sees them, one by one whatever `size`: theirs differ."""
+    def batches(self, size: int, *, rest: bool = True) -> Iterator[Pixels]:
+        """The photos as the network sees them, in full and in the quick look where it takes one.
+
+        They come one by one whatever is asked for, as their sizes differ.
+        """
         decoder = DECODERS[self.spec.decoder](self.spec, self.spec.decoder_params["nms_threshold"])
+        looks = (self.det_size,)
+        if decoder.quick_size is not None:
+            looks = (self.det_size, decoder.quick_size)
         for path in self.paths:
-            canvas, _ = decoder.letterbox(load_image(path), self.spec.decoder_params["det_size"])
-            yield canvas[None]
+            image = load_image(path)
+            for look in looks:
+                canvas, _ = decoder.letterbox(image, look)
+                yield canvas[None]
+
+    @property
+    def det_size(self) -> int:
+        """The image's longer side as the network sees it, in pixels."""
+        return int(self.spec.decoder_params["det_size"])
 
     @property
     def unit(self) -> str:
@@ -67,13 +80,15 @@ class Photos:
         whose = "annotated faces" if self.truth is not None else "faces that fp32 finds"
         return (
             f"{len(self)} photos, {self.said}, {whose} of {VALIDATION_SIDE:g} px or more, "
-            f"IoU {SAME_FACE}, det_size {self.spec.decoder_params['det_size']}, "
+            f"IoU {SAME_FACE}, det_size {self.det_size}, "
             f"score {self.threshold:g}"
         )
 
     def run(self, path: Path) -> list[Detections]:
-        """Run a file over all photos."""
-        detector = FaceDetector(path, backend="cpu", score_threshold=CURVE_SCORE)
+        """Run a file over all photos, without a quick look, whose rule would see `CURVE_SCORE`."""
+        detector = FaceDetector(
+            path, backend="cpu", score_threshold=CURVE_SCORE, det_size=self.det_size
+        )
         return [detector(load_image(photo)) for photo in self.paths]
 
     def compare(self, reference: list[Detections], other: list[Detections]) -> Compared:

@@ -56,9 +56,15 @@ class Crops:
     def __len__(self) -> int:
         return len(self.crops)
 
-    def batches(self, size: int) -> Iterator[Pixels]:
-        """All crops, so many at a time; the last ones of an incomplete batch are left out."""
-        for start in range(0, len(self) - size + 1, size):
+    def batches(self, size: int, *, rest: bool = True) -> Iterator[Pixels]:
+        """All crops, so many at a time, and what remains, unless a batch must be whole.
+
+        Args:
+            size: Crops at a time.
+            rest: Whether the last ones come, too, where they are fewer.
+        """
+        end = len(self) if rest else len(self) - len(self) % size
+        for start in range(0, end, size):
             yield self.crops[start : start + size]
 
     @property

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from facemark_sdk.backends import create_backend
+from facemark_sdk.backends import Backend, create_backend
+from facemark_sdk.bench import Protocol, measure
 
-WARM_UP, ROUNDS = 5, 40
+ROUNDS = 40
+"""Runs of each network that count."""
+_PROTOCOL = Protocol(repeat=ROUNDS, warm_up=5, turn=5)
 
 
 def milliseconds(files: Sequence[Path], images: NDArray[Any]) -> list[float]:
@@ -22,11 +25,14 @@ def milliseconds(files: Sequence[Path], images: NDArray[Any]) -> list[float]:
         files: Of networks with the same input.
         images: (N, H, W, 3) uint8.
     """
-    backends = [create_backend("cpu", path) for path in files]
-    times = np.empty((WARM_UP + ROUNDS, len(backends)))
-    for row in times:
-        for i, backend in enumerate(backends):
-            start = time.perf_counter()
-            backend.run({"image": images})
-            row[i] = time.perf_counter() - start
-    return [float(ms) for ms in np.median(times[WARM_UP:], axis=0) * 1e3]
+    times = measure([_timed(create_backend("cpu", path), images) for path in files], _PROTOCOL)
+    return [float(np.median([run["network"] for run in runs])) for runs in times]
+
+
+def _timed(backend: Backend, images: NDArray[Any]) -> Callable[[], dict[str, float]]:
+    def run() -> dict[str, float]:
+        start = time.perf_counter()
+        backend.run({"image": images})
+        return {"network": (time.perf_counter() - start) * 1e3}
+
+    return run

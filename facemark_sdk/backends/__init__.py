@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 from facemark_sdk.backends.base import Backend, Described, TensorInfo
+from facemark_sdk.backends.cpus import sums_int8_exactly
 from facemark_sdk.backends.options import RuntimeOptions, options_from_environment
 from facemark_sdk.backends.tensorrt.engine_file import is_engine, read_record
 from facemark_sdk.errors import BackendError, ModelError
@@ -53,7 +54,7 @@ def _auto(model: Path, threads: int | None, options: RuntimeOptions) -> Backend:
     if is_engine(model):
         _log.info("backend 'auto' picks 'tensorrt' for %s: it is an engine", model.name)
         return _tensorrt(model, threads, options)
-    if not _import_ort("auto").has_cuda():
+    if not may_use_cuda():
         _log.info("backend 'auto' picks 'cpu' for %s: ONNX Runtime is for the CPU", model.name)
         return _ort("cpu")(model, threads, options)
     try:
@@ -108,6 +109,15 @@ def create_backend(
     return create(model, threads, options)
 
 
+def may_use_cuda() -> bool:
+    """Whether ``auto`` tries ``cuda`` first: the installed ONNX Runtime is built for it.
+
+    Raises:
+        BackendError: ONNX Runtime is not installed.
+    """
+    return bool(_import_ort("auto").has_cuda())
+
+
 def describe_file(model: Path) -> Described:
     """What a model file says of itself; an engine is only read, without TensorRT or a GPU.
 
@@ -132,4 +142,6 @@ __all__ = [
     "TensorInfo",
     "create_backend",
     "describe_file",
+    "may_use_cuda",
+    "sums_int8_exactly",
 ]

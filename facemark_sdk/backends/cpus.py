@@ -1,4 +1,4 @@
-"""How many CPUs this process may use, where that is fewer than the machine has.
+"""What ONNX Runtime should know of the CPU: how many may be used, and whether it is made for int8.
 
 ONNX Runtime counts the machine's cores; in a container with a share of them its threads would
 wait for each other most of the time.
@@ -8,8 +8,13 @@ from __future__ import annotations
 
 import math
 import os
+import platform
+from functools import cache
 from pathlib import Path
 
+_CPUINFO = Path("/proc/cpuinfo")
+_X86 = ("x86_64", "amd64", "i386", "i686", "x86")
+_INT8_FLAGS = {"avx512_vnni", "avx_vnni", "amx_int8"}
 _CGROUP_V2 = Path("/sys/fs/cgroup/cpu.max")
 _CGROUP_V1 = (
     Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"),
@@ -22,6 +27,23 @@ def limited_cpus() -> int | None:
     machine = os.cpu_count() or 1
     limit = min(_affinity(machine), _quota(machine))
     return limit if limit < machine else None
+
+
+@cache
+def sums_int8_exactly() -> bool:
+    """Whether int8 products are summed in 32 bits: x86 with VNNI or AMX, and all that is not x86.
+
+    Other x86 sums pairs of them in 16 bits. An x86 system that does not say which it has counts as
+    such: only Linux says it, and a sandbox may keep that from being read.
+    """
+    if platform.machine().lower() not in _X86:
+        return True
+    try:
+        text = _CPUINFO.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    lines = (line for line in text.splitlines() if line.startswith("flags"))
+    return not _INT8_FLAGS.isdisjoint(next(lines, "").split())
 
 
 def _affinity(machine: int) -> int:

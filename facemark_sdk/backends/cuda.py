@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import functools
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from facemark_sdk.backends.once import Once
 from facemark_sdk.errors import BackendError
 
 GPU_INDEX = 0
@@ -220,7 +220,7 @@ class _Freed:
         return self._value
 
 
-@functools.cache
+@Once
 def open_cuda() -> Cuda:
     """The GPU, by the library that is installed; cuda-python comes first.
 

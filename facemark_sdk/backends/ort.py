@@ -12,13 +12,19 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from facemark_sdk.backends.base import Backend, TensorInfo
-from facemark_sdk.backends.cpus import limited_cpus
+from facemark_sdk.backends.cpus import limited_cpus, sums_int8_exactly
 from facemark_sdk.backends.cuda import open_cuda
 from facemark_sdk.backends.options import RuntimeOptions
 from facemark_sdk.backends.ort_binding import BoundSession, Staging
 from facemark_sdk.errors import BackendError, ModelError
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+_PROVIDER_OPTIONS = {
+    # fp32 shall be fp32: by default MatMul and Conv round to TF32's ten bits (documentation of the
+    # CUDA execution provider, use_tf32; since 1.18). TensorRT engines are built likewise.
+    "CUDAExecutionProvider": {"use_tf32": "0"},
+}
 
 _BAD_FILE = (ort_errors.InvalidProtobuf, ort_errors.InvalidGraph, ort_errors.NoSuchFile)
 _FAILURES = (
@@ -147,8 +153,9 @@ def _page_locked() -> Staging | None:
 
 
 def _session(model: Path, provider: str, options: ort.SessionOptions) -> ort.InferenceSession:
+    chosen = (provider, _PROVIDER_OPTIONS.get(provider, {}))
     try:
-        return ort.InferenceSession(str(model), options, providers=[provider])
+        return ort.InferenceSession(str(model), options, providers=[chosen])
     except _BAD_FILE as error:
         raise ModelError(
             f"model {str(model)!r} is truncated, damaged or no ONNX file: {_one_line(error)}"
@@ -167,6 +174,8 @@ def _options(threads: int | None, wanted: RuntimeOptions) -> ort.SessionOptions:
     # Our graphs are chains: operators side by side would only fight for the same cores.
     options.inter_op_num_threads = 1
     options.enable_cpu_mem_arena = wanted.arena
+    if not sums_int8_exactly():  # sums of two products would saturate at 16 bits; exact is slower
+        options.add_session_config_entry("session.x64quantprecision", "1")
     for setting, value in _SPINNING[wanted.spinning].items():
         options.add_session_config_entry(setting, value)
     return options

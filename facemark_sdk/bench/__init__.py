@@ -1,16 +1,19 @@
 """What models cost on this machine: stage by stage, configurations taking turns.
 
-`Subject` is a configuration that is loaded, `measure` runs several in turns, `record` makes the
-JSON of `facemark bench`, `compare` sets two of them side by side.
+`Subject` is a configuration that is loaded, `load` loads all that can run here, `measure` runs
+several in turns, `record` makes the JSON of `facemark bench`, `read_record` reads it again and
+`compare` sets two of them side by side.
 """
 
 from facemark_sdk.bench.compare import compare
-from facemark_sdk.bench.configuration import Configuration, combine
+from facemark_sdk.bench.configuration import Configuration, bundled_models, combine
 from facemark_sdk.bench.frames import BUNDLED_FRAME, Frame, open_frames
+from facemark_sdk.bench.loading import load
 from facemark_sdk.bench.machine import describe_machine
 from facemark_sdk.bench.measure import Protocol, measure
 from facemark_sdk.bench.memory import peak_memory_alone
-from facemark_sdk.bench.record import LeftOut, Result, read_record, record
+from facemark_sdk.bench.reading import read_record
+from facemark_sdk.bench.record import LeftOut, Result, record
 from facemark_sdk.bench.subject import STAGES, Subject, Unable
 from facemark_sdk.bench.summary import Summary, summarise
 
@@ -25,9 +28,11 @@ __all__ = [
     "Subject",
     "Summary",
     "Unable",
+    "bundled_models",
     "combine",
     "compare",
     "describe_machine",
+    "load",
     "measure",
     "open_frames",
     "peak_memory_alone",

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from facemark_sdk.bench.configuration import Configuration
-from facemark_sdk.bench.record import Result, results_of
+from facemark_sdk.bench.reading import results_of
+from facemark_sdk.bench.record import Result
 from facemark_sdk.errors import DataError
 
 KIND = "facemark-bench-comparison"
+
+_DIGITS = 8
+"""Of a checksum, for people."""
 
 
 def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
@@ -24,10 +29,11 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
         JSON-safe: ``kind``; ``rows``, for each configuration of both its fields, ``stages`` (p50
         by name) and ``peak_memory_mb`` (null where one is not known), each as ``old``, ``new`` and
         ``ratio``; ``only_old`` and ``only_new``, configurations of one; ``differences``, sentences
-        on machine, frames and detector where they differ, so that ratios say less.
+        on machine, runtime settings, detector, protocol, frames and the models' precisions where
+        they differ, so that ratios say less.
 
     Raises:
-        DataError: They have no configuration in common.
+        DataError: They have no configuration in common, or one of them holds one twice.
     """
     olds, news = _by_configuration(results_of(old)), _by_configuration(results_of(new))
     both = [configuration for configuration in olds if configuration in news]
@@ -41,7 +47,7 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
         "rows": [_row(each, olds[each], news[each]) for each in both],
         "only_old": [dataclasses.asdict(each) for each in olds if each not in news],
         "only_new": [dataclasses.asdict(each) for each in news if each not in olds],
-        "differences": _differences(old, new),
+        "differences": [*_differences(old, new), *_precisions(both, olds, news)],
     }
 
 
@@ -66,23 +72,54 @@ def _ratio(old: float | None, new: float | None) -> dict[str, float] | None:
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    pairs = {**_facts(old, new, ("machine",)), **_facts(old, new, ("machine", "versions"))}
-    for key in ("detector", "frames", "protocol"):
-        pairs[key] = (old.get(key), new.get(key))
-    return [f"{key}: {a} -> {b}" for key, (a, b) in pairs.items() if a != b and key != "versions"]
+    olds, news = _facts(old), _facts(new)
+    said = [
+        f"{key}: {olds.get(key)} -> {news.get(key)}"
+        for key in {**olds, **news}
+        if olds.get(key) != news.get(key)
+    ]
+    if _seen(old) != _seen(new):
+        said.append(f"frames: {_photos(old)} -> {_photos(new)}")
+    return said
 
 
-def _facts(
-    old: Mapping[str, Any], new: Mapping[str, Any], way: tuple[str, ...]
-) -> dict[str, tuple[Any, Any]]:
-    """What both say under the keys at the end of a way, in pairs."""
-    for key in way:
-        old, new = old.get(key, {}), new.get(key, {})
-    return {key: (old.get(key), new.get(key)) for key in {**old, **new}}
+def _facts(content: Mapping[str, Any]) -> dict[str, Any]:
+    """By name, what ought to be the same in both."""
+    machine = {**content["machine"]}
+    versions = machine.pop("versions")
+    return {
+        **machine,
+        **versions,
+        **content["runtime"],
+        **{key: content[key] for key in ("detector", "protocol")},
+    }
+
+
+def _seen(content: Mapping[str, Any]) -> list[tuple[str, int]]:
+    """The photos, wherever their files lie, and what was found in them."""
+    return [(frame["sha256"], frame["faces"]) for frame in content["frames"]]
+
+
+def _photos(content: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{os.path.basename(frame['file'])} ({frame['width']}x{frame['height']}, "
+        f"{frame['faces']} face(s), SHA-256 {frame['sha256'][:_DIGITS]})"
+        for frame in content["frames"]
+    )
+
+
+def _precisions(
+    both: Sequence[Configuration],
+    olds: Mapping[Configuration, Result],
+    news: Mapping[Configuration, Result],
+) -> list[str]:
+    """Where the same name is another file."""
+    return [
+        f"precision of {each.said}: {olds[each].precision} -> {news[each].precision}"
+        for each in both
+        if olds[each].precision != news[each].precision
+    ]
 
 
 def _listed(results: Mapping[Configuration, Result]) -> str:
-    return ", ".join(
-        f"{each.model} ({each.backend}, threads {each.threads or 'auto'}, batch {each.batch})"
-        for each in results
-    )
+    return ", ".join(each.said for each in results) or "none"

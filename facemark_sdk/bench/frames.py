@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +16,14 @@ Images, GRIN GPN-2000-001177, public domain), as JPEG of quality 90."""
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Frame:
-    """A photo: its file, which the first stage reads, and its pixels (H, W, 3) uint8 BGR."""
+    """A photo: its file, which the first stage reads, and its pixels (H, W, 3) uint8 BGR.
+
+    `sha256` is the file's: the same wherever it lies, and whichever OpenCV decodes it.
+    """
 
     path: Path
     pixels: Image
+    sha256: str
 
     @property
     def name(self) -> str:
@@ -34,4 +39,7 @@ def open_frames(paths: Sequence[Path]) -> list[Frame]:
     Raises:
         ImageError: A file is no image.
     """
-    return [Frame(path, load_image(path)) for path in paths or [BUNDLED_FRAME]]
+    return [
+        Frame(path, load_image(path), hashlib.sha256(path.read_bytes()).hexdigest())
+        for path in paths or [BUNDLED_FRAME]
+    ]

@@ -5,24 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-TURN = 10
-"""Runs of one configuration in a row. One more before them is not counted: it finds the processor's
-caches full of the others' weights."""
-REPEAT, WARM_UP = 100, 10
+REPEAT, WARM_UP, TURN = 100, 10, 10
 
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """How often everything runs: `warm_up` runs each first, then `repeat` that count."""
+    """How often everything runs.
+
+    Attributes:
+        repeat: Runs that count.
+        warm_up: Runs of each before them.
+        turn: Runs of one in a row. One more before them is not counted: it finds the processor's
+            caches full of the others' weights.
+    """
 
     repeat: int = REPEAT
     warm_up: int = WARM_UP
+    turn: int = TURN
 
     @property
     def turns(self) -> tuple[int, ...]:
         """Runs that count in each turn."""
-        full, rest = divmod(self.repeat, TURN)
-        return (TURN,) * full + ((rest,) if rest else ())
+        full, rest = divmod(self.repeat, self.turn)
+        return (self.turn,) * full + ((rest,) if rest else ())
 
 
 def measure(

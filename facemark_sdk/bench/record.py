@@ -2,10 +2,12 @@
 
 An object of:
 
-- ``kind``: ``facemark-bench``; ``schema``: 1.
+- ``kind``: ``facemark-bench``; ``schema``: 2.
 - ``machine``: see `describe_machine`.
-- ``frames``: a list of ``file``, ``width``, ``height``, ``faces`` (that the first configuration's
-  detector finds; 0 means that the landmarks are those of a square in the middle).
+- ``runtime``: ``spinning`` and ``arena`` of `RuntimeOptions`, which the environment sets.
+- ``frames``: a list of ``file``, ``sha256`` (of the file), ``width``, ``height``, ``faces`` (that
+  the first configuration's detector finds; 0 means that the landmarks are those of a square in the
+  middle).
 - ``protocol``: ``repeat`` (runs that count), ``warm_up``, ``turn`` (runs in a row).
 - ``detector``: what finds the faces.
 - ``results``: for each configuration ``model``, ``backend`` (the one in use), ``threads`` (null:
@@ -13,26 +15,24 @@ An object of:
   with ``p50_ms``, ``p95_ms``, ``p99_ms``), ``fps`` (runs a second: 1000 / p50 of ``total``),
   ``faces_per_second`` (``batch`` times that) and ``peak_memory_mb`` (`peak_memory_alone`; null
   where it is not known).
-- ``left_out``: configurations that could not run: ``model``, ``backend``, ``threads``, ``batch``,
-  ``why``.
+- ``left_out``: configurations that could not run, or are the same as one that did: ``model``,
+  ``backend``, ``threads``, ``batch``, ``why``.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from facemark_sdk.backends import RuntimeOptions
 from facemark_sdk.bench.configuration import Configuration
 from facemark_sdk.bench.frames import Frame
-from facemark_sdk.bench.measure import TURN, Protocol
+from facemark_sdk.bench.measure import Protocol
 from facemark_sdk.bench.summary import Summary
-from facemark_sdk.errors import DataError
 
-KIND, SCHEMA = "facemark-bench", 1
+KIND, SCHEMA = "facemark-bench", 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """A configuration that could not run."""
+    """A configuration that could not run, or need not."""
 
     configuration: Configuration
     why: str
@@ -67,6 +67,7 @@ class LeftOut:
 
 def record(
     machine: Mapping[str, Any],
+    runtime: RuntimeOptions,
     frames: Sequence[tuple[Frame, int]],
     protocol: Protocol,
     detector: str,
@@ -78,16 +79,18 @@ def record(
         "kind": KIND,
         "schema": SCHEMA,
         "machine": dict(machine),
+        "runtime": {"spinning": runtime.spinning, "arena": runtime.arena},
         "frames": [
             {
                 "file": str(frame.path),
+                "sha256": frame.sha256,
                 "width": frame.pixels.shape[1],
                 "height": frame.pixels.shape[0],
                 "faces": faces,
             }
             for frame, faces in frames
         ],
-        "protocol": {**dataclasses.asdict(protocol), "turn": TURN},
+        "protocol": dataclasses.asdict(protocol),
         "detector": detector,
         "results": [
             {
@@ -104,49 +107,3 @@ def record(
             {**dataclasses.asdict(each.configuration), "why": each.why} for each in left_out
         ],
     }
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """Read what `facemark bench --json` wrote.
-
-    Raises:
-        DataError: Not there, or not such a file.
-    """
-    try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot read {str(path)!r}: {error}") from None
-    kind = content.get("kind") if isinstance(content, dict) else None
-    if not isinstance(content, dict) or kind != KIND:
-        raise DataError(
-            f"{str(path)!r} was not written by facemark bench: its kind is {kind!r}, not {KIND!r}"
-        )
-    if content.get("schema") != SCHEMA:
-        raise DataError(
-            f"{str(path)!r} has schema {content.get('schema')!r}, this version reads {SCHEMA}; "
-            "measure again"
-        )
-    try:
-        results_of(content)
-    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
-        raise DataError(f"{str(path)!r} is damaged: {type(error).__name__} {error}") from None
-    return content
-
-
-def results_of(content: Mapping[str, Any]) -> list[Result]:
-    """The results that a record holds."""
-    results = []
-    for entry in content["results"]:
-        configuration = Configuration(
-            *(entry[field.name] for field in dataclasses.fields(Configuration))
-        )
-        stages = {
-            name: Summary(**{key: float(value) for key, value in times.items()})
-            for name, times in entry["stages"].items()
-        }
-        peak = entry["peak_memory_mb"]
-        result = Result(configuration, entry["precision"], stages, peak and float(peak))
-        if not result.fps > 0:
-            raise ValueError(f"a total of {result.stages['total'].p50_ms} ms")
-        results.append(result)
-    return results

@@ -6,17 +6,17 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 from rich.box import SIMPLE
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
-from facemark_sdk.backends import describe_file
+from facemark_sdk.backends import BACKENDS, MAX_THREADS
+from facemark_sdk.backends.options import options_from_environment
 from facemark_sdk.bench import (
     STAGES,
     Configuration,
@@ -24,11 +24,11 @@ from facemark_sdk.bench import (
     LeftOut,
     Protocol,
     Result,
-    Subject,
-    Unable,
+    bundled_models,
     combine,
     compare,
     describe_machine,
+    load,
     measure,
     open_frames,
     peak_memory_alone,
@@ -36,11 +36,11 @@ from facemark_sdk.bench import (
     record,
     summarise,
 )
-from facemark_sdk.bench.measure import REPEAT, TURN, WARM_UP
+from facemark_sdk.bench.measure import REPEAT, WARM_UP
 from facemark_sdk.cli.console import UsageError, write_whole
-from facemark_sdk.detect.face_detector import DEFAULT_DETECTOR, FaceDetector
+from facemark_sdk.cli.progress import show_progress
+from facemark_sdk.detect.face_detector import DEFAULT_DETECTOR
 from facemark_sdk.errors import FacemarkError
-from facemark_sdk.models import list_models, read_spec, resolve_model
 
 _arg = tyro.conf.arg
 
@@ -100,8 +100,16 @@ class Bench:
 
     def _check(self) -> None:
         """Fail before the work, not after it."""
-        if self.compare and self.models:
-            raise UsageError("--compare takes two files and measures no model; leave MODEL out")
+        if self.compare and (idle := self._idle()):
+            raise UsageError(
+                f"--compare takes two files and measures nothing; leave out {', '.join(idle)}"
+            )
+        for backend in self.backend:
+            if backend not in BACKENDS:
+                raise UsageError(f"--backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+        for threads in self.threads:
+            if not 1 <= threads <= MAX_THREADS:
+                raise UsageError(f"--threads must be from 1 to {MAX_THREADS}, got {threads}")
         if self.repeat < 1 or self.warm_up < 0:
             raise UsageError("--repeat must be at least 1 and --warm-up at least 0")
         for batch in self.batch:
@@ -110,16 +118,25 @@ class Bench:
         if self.json is not None and self.json.is_dir():
             raise UsageError(f"--json must be a file, {str(self.json)!r} is a folder")
 
+    def _idle(self) -> list[str]:
+        """Options that were given and are only for measuring."""
+        measuring = [each for each in fields(self) if each.name not in ("json", "compare")]
+        given = [each.name for each in measuring if getattr(self, each.name) != each.default]
+        return ["MODEL" if name == "models" else f"--{name.replace('_', '-')}" for name in given]
+
     def _measure(self) -> dict[str, Any]:
+        runtime = options_from_environment()
         frames = open_frames(self.image)
-        wanted = combine(
-            self.models or _bundled(), self.backend, self.threads or (None,), self.batch
+        models = self.models or bundled_models("landmarks")
+        wanted = combine(models, self.backend, self.threads or (None,), self.batch)
+        subjects, left_out = load(
+            wanted, self.detector, frames, lambda each: show_progress(each, "loading")
         )
-        subjects, left_out = self._load(wanted, frames)
         if not subjects:
             raise FacemarkError(f"nothing can be measured: {_said(left_out[0])}")
         protocol = Protocol(self.repeat, self.warm_up)
-        times = measure(subjects, protocol, lambda turns: _track(turns, "measuring"))
+        times = measure(subjects, protocol, lambda turns: show_progress(turns, "measuring"))
+        each_alone = show_progress(subjects, "memory of each alone")
         results = [
             Result(
                 subject.resolved,
@@ -127,31 +144,13 @@ class Bench:
                 {name: summarise([run[name] for run in runs]) for name in subject.stages},
                 peak_memory_alone(subject.configuration, self.detector, frames),
             )
-            for subject, runs in zip(_track(subjects, "memory of each alone"), times, strict=True)
+            for subject, runs in zip(each_alone, times, strict=True)
         ]
         looked = next((each for each in subjects if each.landmarks), subjects[0])
         seen = list(zip(frames, looked.faces, strict=True))
         machine = describe_machine()
         _show(results, seen, protocol, self.detector, machine, left_out)
-        return record(machine, seen, protocol, self.detector, results, left_out)
-
-    def _load(
-        self, wanted: Sequence[Configuration], frames: Sequence[Frame]
-    ) -> tuple[list[Subject], list[LeftOut]]:
-        subjects: list[Subject] = []
-        left_out: list[LeftOut] = []
-        detectors: dict[tuple[str, int | None], FaceDetector] = {}
-        for each in _track(wanted, "loading"):
-            key = each.backend, each.threads
-            if key not in detectors:
-                detectors[key] = FaceDetector(
-                    self.detector, backend=each.backend, threads=each.threads
-                )
-            try:
-                subjects.append(Subject(each, detectors[key], frames))
-            except Unable as error:
-                left_out.append(LeftOut(each, str(error)))
-        return subjects, left_out
+        return record(machine, runtime, seen, protocol, self.detector, results, left_out)
 
     def _compare(self, old: Path, new: Path) -> dict[str, Any]:
         content = compare(read_record(old), read_record(new))
@@ -170,27 +169,11 @@ class Bench:
         console.print(table)
         _say("Ratios of medians, new by old: under 1 is faster, or less memory. ms: total.")
         for key, where in (("only_old", old), ("only_new", new)):
-            for fields in content[key]:
-                _say(f"Only in {where}: {_named(Configuration(**fields), ', ')}")
+            for only in content[key]:
+                _say(f"Only in {where}: {_named(Configuration(**only), ', ')}")
         for line in content["differences"]:
             _say(f"Differs: {line}")
         return content
-
-
-def _bundled() -> list[str]:
-    """All bundled landmark models."""
-    paths = {name: resolve_model(name) for name in list_models()}
-    return [
-        name
-        for name, path in paths.items()
-        if read_spec(describe_file(path), path).task == "landmarks"
-    ]
-
-
-def _track(items: Sequence[Any], said: str) -> Iterable[Any]:
-    console = Console(stderr=True)
-    silent = not console.is_terminal
-    return track(items, said, len(items), console=console, disable=silent, transient=True)
 
 
 def _console() -> Console:
@@ -274,7 +257,7 @@ def _explained(
     yield (
         f"A run: a frame's file decoded, its faces found by {detector}, a batch of them cut, run "
         "and decoded; total is all of it in one go. Medians (p50), of total also p95 and p99, of "
-        f"{protocol.repeat} runs in turns of {TURN}, configurations taking turns, after "
+        f"{protocol.repeat} runs in turns of {protocol.turn}, configurations taking turns, after "
         f"{protocol.warm_up} to warm up. Memory: peak of a process that does only this."
     )
     versions = ", ".join(f"{name} {value}" for name, value in machine["versions"].items())

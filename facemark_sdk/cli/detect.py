@@ -19,7 +19,6 @@ from facemark_sdk.detector import Detector
 from facemark_sdk.draw import draw
 from facemark_sdk.errors import FacemarkError
 from facemark_sdk.image import Image, load_image
-from facemark_sdk.landmark_model import DEFAULT_LANDMARKS
 from facemark_sdk.result import Face
 
 _arg = tyro.conf.arg
@@ -39,8 +38,9 @@ class Detect:
     json: Annotated[Path | None, _arg(metavar="OUT.jsonl")] = None
     """Also write JSON lines: an object a photo, with image, width, height and faces."""
 
-    model: Annotated[str, _arg(metavar="M")] = DEFAULT_LANDMARKS
-    """Landmark model: a bundled name (see `facemark models`) or an ONNX file."""
+    model: Annotated[str | None, _arg(metavar="M")] = None
+    """Landmark model: a bundled name (see `facemark models`), an ONNX file or an engine; by default
+    pipnet_lite0_68_int8 on CPUs made for int8 (VNNI, AMX, ARM), else pipnet_lite0_68."""
 
     detector: Annotated[str, _arg(metavar="D")] = DEFAULT_DETECTOR
     """Face detector: a bundled name or an ONNX file."""
@@ -59,7 +59,8 @@ class Detect:
 
     det_size: Annotated[int | None, _arg(metavar="N")] = None
     """Longer side of a photo as the detector sees it, in pixels; larger finds smaller faces and
-    takes longer; by default the detector's own."""
+    takes longer. By default the detector's own: RetinaFace models look at a small copy first, and
+    only where it shows no face, a small one or a doubtful one at their own size."""
 
     def run(self) -> int:
         """Do it; 1 when a photo failed, after the others were done."""

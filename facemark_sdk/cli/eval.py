@@ -22,7 +22,6 @@ from facemark_sdk.errors import FacemarkError
 from facemark_sdk.evaluation import (
     AnnotatedFace,
     BoxesOf,
-    Figures,
     Norm,
     annotated_boxes,
     check_norm,
@@ -35,7 +34,15 @@ from facemark_sdk.evaluation import (
     with_subset,
 )
 from facemark_sdk.evaluation.plots import require_matplotlib
-from facemark_sdk.evaluation.report import Evaluation, pictures, record
+from facemark_sdk.evaluation.report import (
+    HEADINGS,
+    KEY,
+    Evaluation,
+    pictures,
+    record,
+    table,
+    table_page,
+)
 from facemark_sdk.landmark_model import LandmarkModel
 from facemark_sdk.layouts import Layout, get_layout
 from facemark_sdk.metrics import Normaliser
@@ -43,18 +50,6 @@ from facemark_sdk.models import resolve_model
 from facemark_sdk.robustness import Protocol
 
 _arg = tyro.conf.arg
-
-HEADINGS = (
-    "faces",
-    "missed",
-    "NME\n%",
-    "FR\n0.08",
-    "FR\n0.10",
-    "AUC\n0.10",
-    "LFR\n0.1",
-    "LFR\n0.2",
-)
-KEY = "FR: % of faces whose NME exceeds this, or that were missed. LFR: % of landmarks over this."
 
 
 @tyro.conf.configure(tyro.conf.subcommand(name="eval"))
@@ -73,7 +68,8 @@ class Eval:
     """Folders with an annotations.jsonl: image, points, layout, and box, subsets, norm if known."""
 
     report: Annotated[Path | None, _arg(metavar="DIR")] = None
-    """Write report.json, ced.png, landmarks.png and worst.png here, a folder, made if need be."""
+    """Write table.md, report.json, ced.png, landmarks.png and worst.png here, a folder, made if
+    need be."""
 
     boxes: Literal["detector", "points", "annotated"] = "detector"
     """Where boxes come from: the detection that fits the annotated points best, the tight box of
@@ -125,7 +121,8 @@ class Eval:
         _show(evaluation)
         if self.report is not None:
             content = json.dumps(record(evaluation), indent=2, ensure_ascii=False) + "\n"
-            write_whole(self.report / "report.json", content.encode(errors="backslashreplace"))
+            for name, text in (("table.md", table_page(evaluation)), ("report.json", content)):
+                write_whole(self.report / name, text.encode(errors="backslashreplace"))
             for name, picture in pictures(evaluation).items():
                 write_whole(self.report / name, picture)
             print(f"report -> {self.report}")
@@ -195,27 +192,14 @@ class Eval:
 
 def _show(evaluation: Evaluation) -> None:
     console = Console(markup=False, highlight=False)
-    table = Table(box=SIMPLE, pad_edge=False, collapse_padding=True)
-    table.add_column(evaluation.model, overflow="fold", min_width=16)
+    shown = Table(box=SIMPLE, pad_edge=False, collapse_padding=True)
+    shown.add_column(evaluation.model, overflow="fold", min_width=16)
     for heading in HEADINGS:
-        table.add_column(heading, justify="right", no_wrap=True)
-    for protocol in evaluation.judged:
-        sets, subsets, every = evaluation.rows(protocol)
-        table.add_row(protocol, *_cells(every))
-        for name, figures in {**(sets if len(sets) > 1 else {}), **subsets}.items():
-            table.add_row(f"- {name}", *_cells(figures))
-        table.add_section()
-    console.print(table)
+        shown.add_column(heading.replace(" ", "\n"), justify="right", no_wrap=True)
+    for rows in table(evaluation):
+        for row in rows:
+            shown.add_row(*row)
+        shown.add_section()
+    console.print(shown)
     for line in (KEY, evaluation.said()):
         console.print(line, soft_wrap=not sys.stdout.isatty())
-
-
-def _cells(figures: Figures) -> tuple[str, ...]:
-    return (
-        str(figures.faces),
-        str(figures.missed),
-        f"{figures.nme_percent:.2f}",
-        *(f"{value:.2f}" for value in figures.failure_percent.values()),
-        f"{figures.auc:.4f}",
-        *(f"{figures.landmark_failure_percent[key]:.2f}" for key in ("0.10", "0.20")),
-    )

@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: its record as JSON values, its pictures as PNG bytes."""
+"""What an evaluation leaves behind: its table, its record as JSON values, its PNG pictures."""
 
 from __future__ import annotations
 
@@ -27,6 +27,18 @@ from facemark_sdk.metrics import group_means, landmark_means
 from facemark_sdk.robustness import Protocol, perturb
 
 WORST = 20
+HEADINGS = (
+    "faces",
+    "missed",
+    "NME %",
+    "FR 0.08",
+    "FR 0.10",
+    "AUC 0.10",
+    "LFR 0.1",
+    "LFR 0.2",
+)
+"""Of the table's columns after the first, which says what a row is of."""
+KEY = "FR: % of faces whose NME exceeds this, or that were missed. LFR: % of landmarks over this."
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,6 +97,33 @@ class Evaluation:
         )
 
 
+def table(evaluation: Evaluation) -> list[list[tuple[str, ...]]]:
+    """The rows by protocol, each a name and a cell a heading.
+
+    The first is of all faces; the sets follow where there are several, then the subsets.
+    """
+    blocks = []
+    for protocol in evaluation.judged:
+        sets, subsets, every = evaluation.rows(protocol)
+        named = [*(sets.items() if len(sets) > 1 else ()), *subsets.items()]
+        rows = [(f"- {name}", *_cells(part)) for name, part in named]
+        blocks.append([(protocol, *_cells(every)), *rows])
+    return blocks
+
+
+def table_page(evaluation: Evaluation) -> str:
+    """The table in Markdown, with what its headings mean and how it was measured."""
+    rows = [row for block in table(evaluation) for row in block]
+    lines = [
+        _markdown_row(evaluation.model, *HEADINGS),
+        _markdown_row("---", *("---:",) * len(HEADINGS)),
+        *(_markdown_row(*row) for row in rows),
+        *("", KEY, ""),
+        f"{evaluation.model} on {evaluation.backend}: {evaluation.said()}.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def record(evaluation: Evaluation) -> dict[str, Any]:
     """All figures with how they were made, ready for `json.dumps`.
 
@@ -139,6 +178,21 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return packages
+
+
+def _cells(part: Figures) -> tuple[str, ...]:
+    return (
+        str(part.faces),
+        str(part.missed),
+        f"{part.nme_percent:.2f}",
+        *(f"{value:.2f}" for value in part.failure_percent.values()),
+        f"{part.auc:.4f}",
+        *(f"{part.landmark_failure_percent[key]:.2f}" for key in ("0.10", "0.20")),
+    )
+
+
+def _markdown_row(*cells: str) -> str:
+    return f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"
 
 
 def _result(evaluation: Evaluation, protocol: Protocol) -> dict[str, Any]:

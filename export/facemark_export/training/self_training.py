@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -166,12 +167,18 @@ def train_rounds(
             write_labels(folder, unlabelled, rule, points, recipe.layout)
         _wait(group)  # until it has labelled
         log.info("round %d of %d: labels of %s", number, len(recipe.rounds), teacher)
-        torch.manual_seed(recipe.seed + number)
+        of_round = replace(recipe, seed=round_seed(recipe.seed, number))
+        torch.manual_seed(of_round.seed)
         task = recipe.round_task(faces, *read_labels(folder, recipe.layout), halvings)
-        _train(task, recipe, name, folder, resume=(folder / "last.state.pt").exists())
+        _train(task, of_round, name, folder, resume=(folder / "last.state.pt").exists())
     if group.first:
         best = folder / "best.safetensors"
         replace_file(out / best.name, lambda temporary: shutil.copyfile(best, temporary))
+
+
+def round_seed(seed: int, number: int) -> int:
+    """A round's own chance: other weights, crops and unlabelled faces than in other rounds."""
+    return int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
 
 
 def _train(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import platform
+import threading
 from collections import deque
 from importlib import import_module
 from typing import Any
 
 from facemark_sdk.backends.cuda import Gpu
+from facemark_sdk.backends.once import Once
 from facemark_sdk.backends.tensorrt.engine_file import Built
 from facemark_sdk.errors import BackendError
 
@@ -50,7 +51,14 @@ def here(trt: Any, gpu: Gpu) -> Built:
     )
 
 
-@functools.cache  # TensorRT wants one for all that a process does
+class _LastErrors(threading.local):
+    """Of the thread that asks: TensorRT logs in the thread that calls it."""
+
+    def __init__(self) -> None:
+        self.kept: deque[str] = deque(maxlen=_ERRORS_KEPT)
+
+
+@Once  # TensorRT wants one for all that a process does
 def logger(trt: Any) -> Any:
     """A ``tensorrt.ILogger`` that logs to ``facemark`` and keeps the last errors for messages."""
     severity = trt.ILogger.Severity
@@ -64,21 +72,21 @@ def logger(trt: Any) -> Any:
     class Logger(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
-            self._errors: deque[str] = deque(maxlen=_ERRORS_KEPT)
+            self._errors = _LastErrors()
 
         def log(self, severity: Any, msg: str) -> None:
             level = levels.get(severity)
             if level is None:  # VERBOSE: thousands of lines while building
                 return
             if level == logging.ERROR:
-                self._errors.append(" ".join(msg.split()))
+                self._errors.kept.append(" ".join(msg.split()))
                 level = logging.DEBUG  # the caller raises it
             _log.log(level, "TensorRT: %s", msg)
 
         def take_errors(self) -> str:
-            """What went wrong since this was last asked, on one line."""
-            errors = list(self._errors)
-            self._errors.clear()
+            """What went wrong in this thread since it last asked, on one line."""
+            errors = list(self._errors.kept)
+            self._errors.kept.clear()
             return "; ".join(errors) or "TensorRT gave no reason"
 
     return Logger()

@@ -29,7 +29,8 @@ def build_engine(model: Path, profile: Profile | None = None) -> tuple[EngineRec
 
     Args:
         model: An ONNX file with a spec.
-        profile: The shapes to build for; None for `default_profile`.
+        profile: The shapes to build for; None for `default_profile`. The file's batch counts where
+            it is fixed.
 
     Returns:
         The record and the plan.
@@ -42,12 +43,13 @@ def build_engine(model: Path, profile: Profile | None = None) -> tuple[EngineRec
     trt, cuda = import_tensorrt(), open_cuda()
     described = describe_file(model)
     spec = read_spec(described, model)
-    profile = profile or default_profile(spec)
     if len(described.inputs) != 1:
         raise ModelError(f"model {str(model)!r} must have one input, an image, to become an engine")
+    (image,) = described.inputs
+    profile = (profile or default_profile(spec)).for_input(image)
     content = model.read_bytes()
     with cuda.active():
-        plan = _plan(trt, content, model, spec, profile.shapes(described.inputs[0]))
+        plan = _plan(trt, content, model, spec, profile.shapes(image))
     record = EngineRecord(
         spec=described.metadata[METADATA_KEY],
         inputs=described.inputs,

@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 import threading
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from facemark_sdk._version import __version__
@@ -48,12 +48,28 @@ def cached_name(model: Path, onnx_sha256: str, built: Built) -> str:
     return f"{model.stem}-{hashlib.sha256(key.encode()).hexdigest()[:_KEY_LETTERS]}.engine"
 
 
-def cached_engine(model: Path, folder: Path | None) -> tuple[EngineRecord, bytes]:
+@dataclass(frozen=True, slots=True)
+class Cached:
+    """The engine of an ONNX file.
+
+    Attributes:
+        record: What it is.
+        plan: The engine itself.
+        file: Where it was read from; None where it was built now.
+    """
+
+    record: EngineRecord
+    plan: bytes
+    file: Path | None
+
+
+def cached_engine(model: Path, folder: Path | None, *, refused: bytes | None = None) -> Cached:
     """The engine of an ONNX file for this machine, from the cache or built now and kept.
 
     Args:
         model: The ONNX file.
         folder: Of the cache; None for `cache_folder`.
+        refused: A plan that does not load, which is built again where it is still the cache's.
 
     Raises:
         ModelError: The file is damaged or without a spec.
@@ -65,9 +81,12 @@ def cached_engine(model: Path, folder: Path | None) -> tuple[EngineRecord, bytes
     with _building:  # two threads that load one model build it once
         if path.is_file():
             try:
-                return read_engine(path)
+                record, plan = read_engine(path)
             except ModelError as error:
                 _log.warning("building it again: %s", error)
+            else:
+                if plan != refused:
+                    return Cached(record, plan, path)
         _log.info("building a TensorRT engine from %s, which takes a while", model.name)
         record, plan = build_engine(model)
         try:
@@ -77,4 +96,4 @@ def cached_engine(model: Path, folder: Path | None) -> tuple[EngineRecord, bytes
             _log.warning("the engine is not kept, as %s cannot be written: %s", path, error)
         else:
             _log.info("kept the engine as %s", path)
-    return record, plan
+    return Cached(record, plan, None)

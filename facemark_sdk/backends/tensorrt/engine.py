@@ -31,16 +31,23 @@ _log = logging.getLogger("facemark")
 def open_engine(model: Path, options: RuntimeOptions) -> TensorRTBackend:
     """Load an engine file, or the engine of an ONNX file, which is built where none is cached.
 
+    A cached one that does not load is built again, once: the driver may be another now.
+
     Raises:
         ModelError: The file is damaged or without a spec.
         BackendError: TensorRT, CUDA's Python library, the driver or the GPU is missing; or the
             engine is for others than are here.
     """
     if is_engine(model):
-        record, plan = read_engine(model)
-    else:
-        record, plan = cached_engine(model, options.engine_cache)
-    return TensorRTBackend(record, plan, source=str(model))
+        return TensorRTBackend(*read_engine(model), source=str(model))
+    cached = cached_engine(model, options.engine_cache)
+    if cached.file is not None:
+        try:
+            return TensorRTBackend(cached.record, cached.plan, source=str(cached.file))
+        except BackendError as error:
+            _log.warning("building it again: %s", error)
+        cached = cached_engine(model, options.engine_cache, refused=cached.plan)
+    return TensorRTBackend(cached.record, cached.plan, source=str(cached.file or model))
 
 
 class TensorRTBackend(Backend):

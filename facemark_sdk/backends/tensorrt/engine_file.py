@@ -10,10 +10,10 @@ import dataclasses
 import hashlib
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from facemark_sdk.backends.base import TensorInfo
 from facemark_sdk.backends.tensorrt.profile import Profile
@@ -24,6 +24,8 @@ MAGIC = b"FACEMARK"
 FORMAT = 1
 
 _HEAD = struct.Struct("<8sII32s")
+_NUMBERS = "biuf"
+"""numpy's kinds of element types that a tensor may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,17 +151,24 @@ def _read(path: Path, file: BinaryIO) -> tuple[EngineRecord, str]:
         raise _damaged(path, "its record's checksum does not match")
     try:
         content = json.loads(text)
-        plan_bytes, sha256 = content["plan_bytes"], content["plan_sha256"]
-        record = _record(content)
-    except (ValueError, KeyError, TypeError, FacemarkError) as error:
+        record, plan_bytes, sha256 = _record(content)
+    except (ValueError, KeyError, TypeError, AttributeError, FacemarkError) as error:
         raise _damaged(path, f"its record is not readable ({error})") from None
     if size != _HEAD.size + length + plan_bytes:
         raise _damaged(path, f"it is truncated or too long: {size} bytes")
     return record, sha256
 
 
-def _record(content: Mapping[str, Any]) -> EngineRecord:
-    return EngineRecord(
+def _record(content: Mapping[str, Any]) -> tuple[EngineRecord, int, str]:
+    """The record, the plan's length and its SHA-256; ValueError, TypeError for what is none."""
+    plan_bytes, texts = content["plan_bytes"], (content["plan_sha256"], content["onnx_sha256"])
+    if type(plan_bytes) is not int:
+        raise TypeError(f"plan_bytes must be a whole number, is {plan_bytes!r}")
+    if not all(isinstance(text, str) for text in (*texts, *content["built"].values())):
+        raise TypeError("plan_sha256, onnx_sha256 and what is in built must be text")
+    if len(content["inputs"]) != 1 or not content["outputs"]:
+        raise ValueError("inputs must be one image, outputs one or more")
+    record = EngineRecord(
         spec=json.dumps(content["spec"], separators=(",", ":"), sort_keys=True),
         inputs=_tensors(content["inputs"]),
         outputs=_tensors(content["outputs"]),
@@ -167,12 +176,23 @@ def _record(content: Mapping[str, Any]) -> EngineRecord:
         built=Built(**content["built"]),
         onnx_sha256=content["onnx_sha256"],
     )
+    return record, plan_bytes, content["plan_sha256"]
 
 
 def _tensors(entries: list[Mapping[str, Any]]) -> tuple[TensorInfo, ...]:
-    return tuple(
-        TensorInfo(entry["name"], entry["dtype"], tuple(entry["shape"])) for entry in entries
-    )
+    return tuple(_tensor(entry["name"], entry["dtype"], entry["shape"]) for entry in entries)
+
+
+def _tensor(name: object, dtype: object, shape: Sequence[object]) -> TensorInfo:
+    if not (isinstance(name, str) and isinstance(dtype, str)):
+        raise TypeError(f"a tensor's name and dtype must be text, are {name!r} and {dtype!r}")
+    sides = tuple(side for side in shape if side is None or type(side) in (int, str))
+    if len(sides) != len(shape):
+        raise TypeError(f"the shape of {name!r} must be whole numbers and names, is {shape!r}")
+    tensor = TensorInfo(name, dtype, cast("tuple[int | str | None, ...]", sides))
+    if tensor.numpy_dtype.kind not in _NUMBERS:  # numpy's TypeError where it does not know it
+        raise TypeError(f"the dtype of {name!r} must be one of numbers, is {dtype!r}")
+    return tensor
 
 
 def _damaged(path: Path, what: str) -> ModelError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from facemark_sdk.backends.base import TensorInfo
@@ -41,6 +41,15 @@ class Profile:
         _check("batch", self.batch, MAX_BATCH)
         if self.sides is not None:
             _check("sides", self.sides, MAX_SIDE)
+
+    def for_input(self, image: TensorInfo) -> Profile:
+        """The same, with the file's own batch where that is fixed: no engine takes another.
+
+        Args:
+            image: (N, H, W, 3), as for `shapes`.
+        """
+        batch = image.shape[0] if image.shape else None
+        return replace(self, batch=(batch, batch, batch)) if isinstance(batch, int) else self
 
     def shapes(self, image: TensorInfo) -> list[tuple[int, ...]]:
         """The least, tuned and largest shape of the image input; fixed sides stay as they are.

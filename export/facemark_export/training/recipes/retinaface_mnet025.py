@@ -9,6 +9,7 @@ from pathlib import Path
 from facemark_export.training.detection import VALIDATION_SCORE, DetectionTask
 from facemark_export.training.detection_scenes import read_scenes, split_scenes
 from facemark_export.training.loop import LoopRecipe
+from facemark_sdk.detect import quick
 from facemark_sdk.detect.retinaface import MEAN_BGR, NMS_THRESHOLD, STRIDES
 from facemark_sdk.spec import InputSpec, ModelSpec
 
@@ -63,6 +64,7 @@ class RetinaFaceMnet025(LoopRecipe):
             decoder="retinaface",
             decoder_params={
                 "det_size": self.det_size,
+                "quick_size": quick.SIZE,
                 "stride": STRIDES[-1],
                 "score_threshold": VALIDATION_SCORE,
                 "nms_threshold": NMS_THRESHOLD,
