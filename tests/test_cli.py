@@ -214,7 +214,9 @@ def test_bundled_models_on_the_example_photo(facemark: Run, photo: Path, tmp_pat
     assert "1 face ->" in result.stdout
     table = facemark("models").stdout
     assert "retinaface_mnet025" in table
-    assert "pipnet_lite0_68" in table
+    assert "pipnet_lite0_68_int8" in table
+    assert "NME 3.6" in table
+    assert max(map(len, table.splitlines())) <= 80
 
 
 @pytest.mark.parametrize("victim", ["input", "output", "folder"])
