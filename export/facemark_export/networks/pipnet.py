@@ -112,8 +112,10 @@ def build_pipnet(
         raise ModelError(f"PIPNet needs 1 <= neighbours < landmarks, got {neighbours}, {landmarks}")
     strides = ARCHITECTURES[architecture].possible_strides
     if stride not in strides:
+        others = [name for name, kind in ARCHITECTURES.items() if stride in kind.possible_strides]
         raise ModelError(
             f"PIPNet on {architecture} has stride {' or '.join(map(str, strides))}, got {stride}"
+            + (f", which {' and '.join(others)} can have" if others else "")
         )
     network: nn.Module = ARCHITECTURES[architecture](landmarks, neighbours, stride)
     return network
