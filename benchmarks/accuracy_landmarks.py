@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from facemark_export.training.landmark_data import read_faces, split_by_photo
+from facemark_export.training.landmark_data import for_evaluation, read_faces, split_by_photo
 from facemark_sdk import FaceDetector, LandmarkModel, Layout, load_image
 from facemark_sdk.evaluation import (
     AnnotatedFace,
@@ -80,10 +80,7 @@ def main(
 def held_out(folder: Path, layout: Layout) -> list[AnnotatedFace]:
     """The faces of a folder whose photos no recipe trains on."""
     _, faces = split_by_photo(read_faces(folder, layout.name, layout.num_points))
-    return [
-        AnnotatedFace(str(face.path), folder.name, face.path.name, face.path, face.points, layout)
-        for face in faces
-    ]
+    return for_evaluation(faces, folder, layout)
 
 
 def summary(judged: Judged) -> dict[str, float]:

@@ -10,8 +10,9 @@ import numpy as np
 
 from facemark_sdk.files import replace_file
 from quantisation_faces import FACE_PIXELS, INPUT, WFLW_TEST
+from reproduction.markers import between
 
-START, END = "<!-- quantisation -->", "<!-- end of quantisation -->"
+SECTION = "quantisation"
 SETS = {"wflw98": "WFLW", "ibug68": "300W"}
 PAPER = {
     ("wflw98", 0): 1.285,
@@ -39,12 +40,7 @@ Row = Mapping[str, Any]
 
 def write(page: Path, figures: Mapping[str, Any]) -> None:
     """Put the section between its markers; at the end where the page has none."""
-    text = page.read_text()
-    if START not in text:
-        text = f"{text.rstrip()}\n\n{START}\n{END}\n"
-    before, rest = text.split(START, 1)
-    after = rest.split(END, 1)[1]
-    text = f"{before}{START}\n{section(figures)}\n{END}{after}"
+    text = between(page.read_text(), SECTION, section(figures))
     replace_file(page, lambda temporary: temporary.write_text(text))
 
 

@@ -11,8 +11,9 @@ import pytest
 
 from quantisation import RUNS, Reading, Run, measured
 from quantisation_faces import Shapes
-from quantisation_page import END, START, section, write
+from quantisation_page import section, write
 
+START, END = "<!-- quantisation -->", "<!-- end of quantisation -->"
 REPRODUCTION = Path(__file__).resolve().parents[1] / "docs" / "reproduction"
 CORNERS = (36, 45)
 """The outer eye corners of ibug68."""

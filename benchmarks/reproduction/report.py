@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markers import between
 from numpy.typing import NDArray
 from rows import Row, Scale
 
@@ -114,16 +115,6 @@ def bootstrap(sums: NDArray[np.float64], counts: NDArray[np.float64]) -> tuple[f
     means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
     low, high = np.percentile(means, ((100 - _SHARE) / 2, (100 + _SHARE) / 2))
     return float(low), float(high)
-
-
-def between(text: str, name: str, content: str) -> str:
-    """The text with what stands between two markers replaced; a new section when there is none."""
-    start, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
-    if start not in text:
-        text = f"{text.rstrip()}\n\n{start}\n{end}\n"
-    before, rest = text.split(start, 1)
-    after = rest.split(end, 1)[1]
-    return f"{before}{start}\n{content}\n{end}{after}"
 
 
 def _key(run: Run) -> tuple[str, str, int]:

@@ -12,7 +12,8 @@ import torch
 from rows import LABELLED, OTHER, Row
 
 from facemark_export.export import export_checkpoint
-from facemark_export.training.landmark_data import read_faces, split_by_photo
+from facemark_export.training.annotations import photo_of
+from facemark_export.training.landmark_data import for_evaluation, read_faces, split_by_photo
 from facemark_export.training.loop import Run, TrainingError
 from facemark_export.training.recipes.self_training import SelfTrainingRecipe
 from facemark_export.training.self_training import train_rounds
@@ -90,7 +91,8 @@ def _judged(checkpoint: Path, data: Path) -> dict[str, Any]:
     harder = [face.set_name == _HARDER for face in held_out.faces]
     photos: dict[str, list[float]] = {}
     for face, nme in zip(held_out.faces, held_out.nme, strict=True):
-        photos.setdefault(face.where, []).append(round(100 * float(nme), 3))
+        photo = f"{face.set_name}/{photo_of({'image': face.image})}"
+        photos.setdefault(photo, []).append(round(100 * float(nme), 3))
     return {
         "parity_px": report.checks["fp32"].largest_px,
         "faces": len(held_out.faces),
@@ -110,22 +112,12 @@ def _errors(model: LandmarkModel, faces: list[AnnotatedFace]) -> Judged:
 
 
 def _faces(folder: Path, *, held_out: bool = True) -> list[AnnotatedFace]:
-    """Faces of a folder; their `where` is the photo they were cut from."""
+    """Faces of a folder, those that training holds out or all."""
     layout = get_layout("ibug68")
     faces = read_faces(folder, layout.name, layout.num_points)
     if held_out:
         _, faces = split_by_photo(faces)
-    return [
-        AnnotatedFace(
-            f"{folder.name}/{face.photo}",
-            folder.name,
-            face.path.name,
-            face.path,
-            face.points,
-            layout,
-        )
-        for face in faces
-    ]
+    return for_evaluation(faces, folder, layout)
 
 
 def _plain(value: object) -> object:

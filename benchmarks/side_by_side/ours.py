@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from worker import Run
+from worker import Run, ignore
 
 from facemark_sdk import Detector, FaceDetector, LandmarkModel, load_image
 from facemark_sdk.backends import Backend
@@ -19,14 +19,14 @@ def crop_to_points(*, threads: int, model: str, batch: int = 1) -> tuple[Run, st
     """`LandmarkModel.predict_crops`."""
     loaded = LandmarkModel(model, backend="cpu", threads=threads)
     crops = _crops(loaded.size, batch)
-    return lambda: _ignore(loaded.predict_crops(crops)), _described(loaded)
+    return lambda: ignore(loaded.predict_crops(crops)), _described(loaded)
 
 
 def network(*, threads: int, model: str, batch: int = 1) -> tuple[Run, str]:
     """`LandmarkModel.infer`: the network and nothing else."""
     loaded = LandmarkModel(model, backend="cpu", threads=threads)
     crops = _crops(loaded.size, batch)
-    return lambda: _ignore(loaded.infer(crops)), _described(loaded)
+    return lambda: ignore(loaded.infer(crops)), _described(loaded)
 
 
 def boxes_given(
@@ -35,7 +35,7 @@ def boxes_given(
     """`LandmarkModel.predict` in given boxes of a frame that is decoded already."""
     loaded = LandmarkModel(model, backend="cpu", threads=threads)
     pixels, given = load_image(frame), np.array(boxes, np.float32)
-    return lambda: _ignore(loaded.predict(pixels, given)), f"{len(boxes)} box(es)"
+    return lambda: ignore(loaded.predict(pixels, given)), f"{len(boxes)} box(es)"
 
 
 def detection(*, threads: int, model: str, frame: str) -> tuple[Run, str]:
@@ -43,7 +43,7 @@ def detection(*, threads: int, model: str, frame: str) -> tuple[Run, str]:
     loaded = FaceDetector(model, backend="cpu", threads=threads)
     pixels = load_image(frame)
     found = loaded(pixels)
-    return lambda: _ignore(loaded(pixels)), f"{len(found)} face(s), det_size {loaded.det_size}"
+    return lambda: ignore(loaded(pixels)), f"{len(found)} face(s), det_size {loaded.det_size}"
 
 
 def whole(*, threads: int, model: str, frame: str) -> tuple[Run, str]:
@@ -88,10 +88,6 @@ def _crops(side: int, batch: int) -> np.ndarray:
 
 def _described(model: LandmarkModel) -> str:
     return f"{model.layout.num_points} points, {model.size} px, {model.spec.precision}"
-
-
-def _ignore(result: object) -> None:
-    """A run's result is dropped inside the time that is taken, as a user's is sooner or later."""
 
 
 KINDS = {

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-from worker import Run
+from worker import Run, ignore
 
 
 def mediapipe_mesh(*, threads: int, frame: str, tracking: bool) -> tuple[Run, str]:
@@ -25,7 +25,7 @@ def mediapipe_mesh(*, threads: int, frame: str, tracking: bool) -> tuple[Run, st
     pixels = cv2.imread(frame)
     found = mesh.process(_rgb(pixels)).multi_face_landmarks
     said = f"{len(found[0].landmark)} points" if found else "no face"
-    return lambda: _ignore(mesh.process(_rgb(pixels))), _with_version("mediapipe", said)
+    return lambda: ignore(mesh.process(_rgb(pixels))), _with_version("mediapipe", said)
 
 
 def mediapipe_landmarker(*, threads: int, frame: str) -> tuple[Run, str]:
@@ -57,7 +57,7 @@ def mediapipe_landmarker(*, threads: int, frame: str) -> tuple[Run, str]:
         return landmarker.detect(image)
 
     found = len(detect().face_landmarks)
-    return lambda: _ignore(detect()), _with_version("mediapipe", f"{found} face(s)")
+    return lambda: ignore(detect()), _with_version("mediapipe", f"{found} face(s)")
 
 
 def mediapipe_detection(*, threads: int, frame: str) -> tuple[Run, str]:
@@ -67,7 +67,7 @@ def mediapipe_detection(*, threads: int, frame: str) -> tuple[Run, str]:
     detector = FaceDetection(model_selection=0)
     pixels = cv2.imread(frame)
     found = len(detector.process(_rgb(pixels)).detections or ())
-    return lambda: _ignore(detector.process(_rgb(pixels))), f"{found} face(s)"
+    return lambda: ignore(detector.process(_rgb(pixels))), f"{found} face(s)"
 
 
 def dlib_faces(*, threads: int, frame: str, landmarks: bool) -> tuple[Run, str]:
@@ -112,7 +112,7 @@ def yunet(*, threads: int, frame: str, model: str) -> tuple[Run, str]:
     detector = cv2.FaceDetectorYN.create(model, "", (width, height))
     found = detector.detect(pixels)[1]
     said = f"OpenCV {cv2.__version__}, {0 if found is None else len(found)} face(s)"
-    return lambda: _ignore(detector.detect(pixels)), said
+    return lambda: ignore(detector.detect(pixels)), said
 
 
 def _dlib_68() -> Any:
@@ -133,10 +133,6 @@ def _with_version(package: str, said: str) -> str:
     from importlib.metadata import version
 
     return f"{package} {version(package)}, {said}"
-
-
-def _ignore(result: object) -> None:
-    """A run's result is dropped inside the time that is taken."""
 
 
 KINDS = {

@@ -16,7 +16,7 @@ from facemark_sdk import LandmarkModel, crop
 from facemark_sdk.crop import Affines
 from facemark_sdk.landmark_model import MAX_BATCH
 from facemark_sdk.layouts import get_layout
-from facemark_sdk.metrics import mean_per_face, normalised_errors
+from facemark_sdk.metrics import Normaliser, mean_per_face, normalised_errors
 from facemark_sdk.spec import ModelSpec
 
 Floats = NDArray[np.float32]
@@ -68,7 +68,7 @@ class Crops:
             yield self.crops[start : start + size]
 
     @property
-    def norm(self) -> str:
+    def norm(self) -> Normaliser:
         """What errors are divided by."""
         known = get_layout(self.spec.layout).eye_corners is not None
         return "inter-ocular" if known else "box"
@@ -113,9 +113,7 @@ class Crops:
         return Compared(loss=loss, damage=shift, figures=figures)
 
     def _errors(self, points: Floats, truth: Floats) -> NDArray[np.float64]:
-        layout = get_layout(self.spec.layout)
-        by = "inter-ocular" if layout.eye_corners is not None else "box"
-        return normalised_errors(points, truth, layout, by)
+        return normalised_errors(points, truth, get_layout(self.spec.layout), self.norm)
 
 
 def _best_cells(maps: Floats) -> NDArray[np.intp]:

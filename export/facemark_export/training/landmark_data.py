@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facemark_export.training.annotations import is_held_out, photo_of, read_annotations
+from facemark_sdk import evaluation
 from facemark_sdk.errors import DataError
+from facemark_sdk.layouts import Layout
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,18 @@ def read_faces(folder: Path, layout: str, num_points: int) -> list[AnnotatedFace
         except OSError as error:
             raise DataError(f"{where}: cannot read {path}: {error.strerror}") from None
     return faces
+
+
+def for_evaluation(
+    faces: Iterable[AnnotatedFace], folder: Path, layout: Layout
+) -> list[evaluation.AnnotatedFace]:
+    """Faces of a folder as `facemark_sdk.evaluation` takes them; its name is the set's."""
+    return [
+        evaluation.AnnotatedFace(
+            str(face.path), folder.name, face.path.name, face.path, face.points, layout
+        )
+        for face in faces
+    ]
 
 
 def split_by_photo(

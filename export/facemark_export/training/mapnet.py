@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from facemark_export.training.heatmap_targets import continuous_maps
 from facemark_export.training.landmark_task import LandmarkTask
+from facemark_export.training.wasserstein import l2_loss
 
 SIGMA_PIXELS = 4.0
 """The Gaussian's radius, 1, 2 and 4 cells at strides 4, 2 and 1: always four pixels."""
@@ -21,15 +20,14 @@ nearest cell, so that the decoder's quarter shift has something to find."""
 
 
 def map_loss(heatmaps: Tensor, points: Tensor, sigma: float) -> Tensor:
-    """The L2 loss: mean square difference to `continuous_maps` over all cells.
+    """The L2 loss: `l2_loss` with the origin that MapNet is read by.
 
     Args:
         heatmaps: (N, L, G, G).
         points: (N, L, 2) as fractions of the crop's side.
         sigma: In cells.
     """
-    truth = continuous_maps(points, heatmaps.shape[-1], sigma, origin=ORIGIN)
-    return F.mse_loss(heatmaps.to(truth.dtype), truth)
+    return l2_loss(heatmaps, points, sigma, origin=ORIGIN)
 
 
 class MapnetTask(LandmarkTask):
