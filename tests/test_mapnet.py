@@ -18,9 +18,10 @@ from facemark_export.networks.mapnet import build_mapnet
 from facemark_export.networks.trunks import TRUNKS
 from facemark_export.networks.weights import shapes_of
 from facemark_export.training.heatmap_targets import continuous_maps
+from facemark_export.training.heatmaps import ORIGIN
 from facemark_export.training.loop import Run
 from facemark_export.training.loop_recipe import TrainingError
-from facemark_export.training.mapnet import ORIGIN, SIGMA_PIXELS, map_loss
+from facemark_export.training.mapnet import SIGMA_PIXELS, map_loss
 from facemark_export.training.recipes.mapnet import MapnetRecipe
 from facemark_sdk import Detector, LandmarkModel
 from facemark_sdk.decode import make_decoder
@@ -35,15 +36,15 @@ def points():
 
 def test_the_loss_equals_the_plain_loop(points):
     heatmaps = torch.randn(2, 4, 12, 12, generator=torch.Generator().manual_seed(0))
-    expected = np.mean((heatmaps.numpy() - loop_maps(points, 12, 1.5, ORIGIN)) ** 2)
-    assert map_loss(heatmaps, torch.from_numpy(points), 1.5).item() == pytest.approx(expected)
+    expected = np.mean((heatmaps.numpy() - loop_maps(points, 12, 2.0, ORIGIN)) ** 2)
+    assert map_loss(2)(heatmaps, torch.from_numpy(points)).item() == pytest.approx(expected)
 
 
 def test_the_gradient_of_the_loss_is_right(points):
     """Against finite differences, in float64."""
     truth = torch.from_numpy(points).double()
     heatmaps = torch.randn(2, 4, 8, 8, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda maps: map_loss(maps, truth, 1.0), heatmaps)
+    assert torch.autograd.gradcheck(lambda maps: map_loss(4)(maps, truth), heatmaps)
 
 
 @pytest.mark.parametrize("stride", [4, 2, 1])
@@ -120,7 +121,7 @@ def test_a_mapnet_learns_eight_faces_by_heart():
         for group in optimizer.param_groups:
             group["lr"] = 3e-3 * min((step + 1) / 10, 1 - step / 30)
         optimizer.zero_grad()
-        map_loss(network(images), points, SIGMA_PIXELS / 4).backward()
+        map_loss(4)(network(images), points).backward()
         optimizer.step()
     with torch.inference_mode():
         reached, scores = error(network(images))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from facemark_export.networks.normalise import Normalise
+from facemark_export.networks.stages import last_stage
 from facemark_sdk.decode import find_decoder
 from facemark_sdk.detect.retinaface import OUTPUT_NAMES as DETECTION_OUTPUTS
 from facemark_sdk.spec import ModelSpec
@@ -38,14 +39,11 @@ class ExportGraph(nn.Module):
     def _named(self, outputs: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The network's outputs as decoders read them; a decoder may leave out the last."""
         if isinstance(outputs, Tensor):
-            return (outputs,)
+            return (last_stage(outputs),)
         if self.family == "retinaface":
             loc, logits, landms = outputs
             return loc, torch.sigmoid(logits[..., 1] - logits[..., 0] - self.shift), landms
-        if self.family == "hih":  # the last stack counts (COMPAT 3.1)
-            heatmaps, offsets = outputs
-            return heatmaps[:, -1], offsets[:, -1]
-        return tuple(outputs)
+        return tuple(last_stage(output) for output in outputs)
 
 
 def example_image(spec: ModelSpec, batch: int, seed: int = 0) -> Tensor:

@@ -44,6 +44,17 @@ TRUNKS: dict[str, Trunk] = {
 }
 
 
+def input_statistics(
+    architecture: str,
+) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Mean and standard deviation of a network's input, by its architecture's name.
+
+    Its trunk's; ImageNet's for networks that stand on none.
+    """
+    trunk = TRUNKS.get(architecture)
+    return (trunk.mean, trunk.std) if trunk else (IMAGENET_MEAN, IMAGENET_STD)
+
+
 def imagenet_weights(trunk: type[nn.Module]) -> dict[str, Tensor]:
     """ImageNet weights of a trunk, by its keys.
 

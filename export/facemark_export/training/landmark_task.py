@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from facemark_export.networks.stages import last_stage
 from facemark_export.training.augment import (
     Augmentation,
     augmented_crop,
@@ -110,7 +111,9 @@ class LandmarkTask(ABC):
             named = zip(
                 self.outputs, (outputs,) if isinstance(outputs, Tensor) else outputs, strict=True
             )
-            points = self.decode({name: o.float().cpu().numpy() for name, o in named}).points
+            points = self.decode(
+                {name: last_stage(o).float().cpu().numpy() for name, o in named}
+            ).points
             errors.append(normalised_errors(points * self.size, np.stack(truths), self.layout))
         nme = np.concatenate(errors).mean(axis=1)
         return {"nme": 100 * float(nme.mean()), "failures": 100 * float((nme > 0.10).mean())}

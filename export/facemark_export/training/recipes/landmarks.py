@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
-from facemark_export.networks.trunks import TRUNK_STRIDE, TRUNKS
+from facemark_export.networks.trunks import TRUNK_STRIDE, TRUNKS, input_statistics
 from facemark_export.training.augment import (
     Augmentation,
     crop_matrix,
@@ -19,7 +20,7 @@ from facemark_export.training.augment import (
 )
 from facemark_export.training.landmark_data import AnnotatedFace, read_faces, split_by_photo
 from facemark_export.training.loop import LoopRecipe, TrainingError
-from facemark_sdk.errors import DataError
+from facemark_sdk.errors import CheckpointError, DataError
 from facemark_sdk.layouts import get_layout
 from facemark_sdk.spec import CropRule, InputSpec, ModelSpec
 
@@ -77,15 +78,37 @@ class LandmarkRecipe(LoopRecipe):
             LayoutError: The layout is unknown.
         """
         LoopRecipe.__post_init__(self)
-        if self.architecture not in TRUNKS:
-            raise TrainingError(
-                f"unknown architecture {self.architecture!r}; known: {', '.join(TRUNKS)}"
-            )
         if self.size < TRUNK_STRIDE or self.size % TRUNK_STRIDE:
             raise TrainingError(f"size must be a multiple of {TRUNK_STRIDE}, got {self.size}")
         if self.weights and not (min(self.weights) >= 0 and max(self.weights) > 0):
             raise TrainingError(f"weights must not be negative nor all 0, got {self.weights}")
         get_layout(self.layout)
+        self.check_architecture()
+
+    def check_architecture(self) -> None:
+        """Refuse an architecture that there is not.
+
+        Raises:
+            TrainingError: It is no known trunk.
+        """
+        if self.architecture not in TRUNKS:
+            raise TrainingError(
+                f"unknown architecture {self.architecture!r}; known: {', '.join(TRUNKS)}"
+            )
+
+    def load_imagenet(self, network: nn.Module) -> None:
+        """Give a fresh network's trunk its ImageNet weights where the recipe asks for them.
+
+        Raises:
+            CheckpointError: No package carries them, or it is not installed.
+        """
+        if not self.imagenet or self.init is not None:
+            return
+        if not hasattr(network, "load_imagenet"):
+            raise CheckpointError(
+                f"no package carries ImageNet weights for {self.architecture}; use --no-imagenet"
+            )
+        network.load_imagenet()
 
     def read(self, data: Sequence[Path]) -> LandmarkFaces:
         """Read the folders and hold a tenth of the photos out.
@@ -119,7 +142,7 @@ class LandmarkRecipe(LoopRecipe):
         self, family: str, decoder: str, decoder_params: Mapping[str, Any]
     ) -> ModelSpec:
         """What a model trained by this recipe says of itself."""
-        trunk = TRUNKS[self.architecture]
+        mean, std = input_statistics(self.architecture)
         return ModelSpec(
             name=f"{family}_{self.architecture}_{get_layout(self.layout).num_points}",
             task="landmarks",
@@ -128,7 +151,7 @@ class LandmarkRecipe(LoopRecipe):
             decoder=decoder,
             decoder_params=decoder_params,
             layout=self.layout,
-            input=InputSpec(self.size, self.size, "RGB", trunk.mean, trunk.std),
+            input=InputSpec(self.size, self.size, "RGB", mean, std),
             # For boxes that hug the landmarks; the export fits the rule for detector boxes.
             crop=CropRule(*((self.growth - 1) / 2,) * 4, square=True),
             precision="fp32",

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from facemark_export.networks.mapnet import MAP_STRIDES, build_mapnet
+from facemark_export.training.heatmaps import ORIGIN, HeatmapTask
 from facemark_export.training.loop_recipe import TrainingError
-from facemark_export.training.mapnet import ORIGIN, MapnetTask
+from facemark_export.training.mapnet import map_loss
 from facemark_export.training.recipes.landmarks import LandmarkRecipe
 from facemark_sdk.layouts import get_layout
 from facemark_sdk.spec import ModelSpec
@@ -34,7 +35,7 @@ class MapnetRecipe(LandmarkRecipe):
                 f"stride must be {' or '.join(map(str, MAP_STRIDES))}, got {self.stride}"
             )
 
-    def build(self, data: Sequence[Path]) -> MapnetTask:
+    def build(self, data: Sequence[Path]) -> HeatmapTask:
         """Read the data and build network and task.
 
         Raises:
@@ -44,9 +45,8 @@ class MapnetRecipe(LandmarkRecipe):
         faces = self.read(data)
         landmarks = get_layout(self.layout).num_points
         network = build_mapnet(self.architecture, landmarks, self.stride)
-        if self.imagenet and self.init is None:
-            network.load_imagenet()
-        return MapnetTask(
+        self.load_imagenet(network)
+        return HeatmapTask(
             network,
             self.model_spec(),
             faces.folders,
@@ -54,6 +54,7 @@ class MapnetRecipe(LandmarkRecipe):
             faces.held_out,
             self.growth,
             self.augmentation,
+            loss=map_loss(self.stride),
         )
 
     def model_spec(self) -> ModelSpec:

@@ -79,8 +79,7 @@ class PipnetRecipe(LandmarkRecipe):
         """
         landmarks = get_layout(self.layout).num_points
         network = build_pipnet(self.architecture, landmarks, self.neighbours, self.stride)
-        if self.imagenet and self.init is None:
-            network.load_imagenet()
+        self.load_imagenet(network)
         return network
 
     def model_spec(self, mean_face: np.ndarray) -> ModelSpec:

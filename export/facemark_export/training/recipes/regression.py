@@ -77,8 +77,7 @@ class RegressionRecipe(LandmarkRecipe):
         bins = pose_balance.pose_bins(faces.shapes, self.pose_bins) if self.pose_bins else None
         landmarks = get_layout(self.layout).num_points
         network = build_regression(self.head, self.architecture, landmarks)
-        if self.imagenet and self.init is None:
-            network.load_imagenet()
+        self.load_imagenet(network)
         return RegressionTask(
             network,
             self.model_spec(self.mean_shape(faces.shapes, bins)),

@@ -1,0 +1,101 @@
+"""Heatmap recipes: one map a landmark, by L2, Wasserstein, Jensen-Shannon or soft-argmax loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from facemark_export.networks.architecture import build_network
+from facemark_export.training.heatmaps import ORIGIN, HeatmapTask, LossName, named_loss
+from facemark_export.training.loop_recipe import TrainingError
+from facemark_export.training.recipes.landmarks import LandmarkRecipe
+from facemark_export.training.sinkhorn import SinkhornSettings
+from facemark_sdk.errors import ModelError
+from facemark_sdk.spec import ModelSpec
+
+HEATMAP_STRIDE = 4
+"""Pixels a cell of every heatmap network but MapNet, whose stride can be chosen."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeatmapRecipe(LandmarkRecipe):
+    """Heatmap regression by any network that gives one map a landmark."""
+
+    family: Literal["hrnet", "mapnet", "hourglass", "cpn"] = "hrnet"
+    """The network: HRNetV2, SimpleBaselines (mapnet), stacked hourglasses or CPN."""
+    architecture: str = "hrnetv2_w18"
+    """Which one of its family: hrnetv2_w18; a trunk for mapnet and cpn, as efficientnet_lite0 or
+    resnet50; hourglass1 to hourglass16."""
+    imagenet: bool = False
+    """Start the trunk from ImageNet weights where a package carries them."""
+    stride: int = HEATMAP_STRIDE
+    """Pixels a cell of the heatmaps: 4; with mapnet 2 and 1 as well."""
+    loss: LossName = "wasserstein"
+    """L2 between maps, the 2D Wasserstein distance, the Jensen-Shannon divergence, or L1 of the
+    barycentres (soft_argmax); all but L2 take the maps through a softmax."""
+    sigma: float = 3.0
+    """Of the targets' Gaussians, in cells (Wasserstein paper, section 5.2: 1, 1.5 or 3)."""
+    decoder: Literal["auto", "quarter_shift", "dark", "barycentre", "barycentre_sum"] = "auto"
+    """How maps are read; auto: a quarter shift after L2, else the barycentre."""
+    sinkhorn: SinkhornSettings = field(default_factory=SinkhornSettings)
+    """Of the Wasserstein loss's iteration."""
+
+    def __post_init__(self) -> None:
+        """Refuse settings that do not go together.
+
+        Raises:
+            TrainingError: As any landmark recipe's, or sigma or the network is out of range.
+            LayoutError: The layout is unknown.
+        """
+        LandmarkRecipe.__post_init__(self)
+        if not 0 < self.sigma < float("inf"):
+            raise TrainingError(f"sigma must be a positive number of cells, got {self.sigma}")
+        if self.family != "mapnet" and self.stride != HEATMAP_STRIDE:
+            raise TrainingError(
+                f"{self.family} has stride {HEATMAP_STRIDE}, only mapnet another; got {self.stride}"
+            )
+
+    def check_architecture(self) -> None:
+        """Refuse a network that there is not.
+
+        Raises:
+            TrainingError: There is no such network.
+        """
+        try:
+            with torch.device("meta"):
+                build_network(self.model_spec())
+        except ModelError as error:
+            raise TrainingError(str(error)) from None
+
+    def build(self, data: Sequence[Path]) -> HeatmapTask:
+        """Read the data and build network and task.
+
+        Raises:
+            DataError: A folder is unusable, or nothing is left to train or to validate on.
+            CheckpointError: ImageNet weights are asked for and not there.
+        """
+        faces = self.read(data)
+        network = build_network(self.model_spec())
+        self.load_imagenet(network)
+        return HeatmapTask(
+            network,
+            self.model_spec(),
+            faces.folders,
+            faces.weights,
+            faces.held_out,
+            self.growth,
+            self.augmentation,
+            loss=named_loss(self.loss, self.sigma, self.sinkhorn),
+        )
+
+    def model_spec(self) -> ModelSpec:
+        """What the trained model says of itself."""
+        decoder: str = self.decoder
+        if decoder == "auto":
+            decoder = "quarter_shift" if self.loss == "l2" else "barycentre"
+        params = {"stride": self.stride, "origin": ORIGIN}
+        return self.landmark_spec(self.family, decoder, params)
