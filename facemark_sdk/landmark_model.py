@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -136,12 +137,11 @@ class LandmarkModel:
                 f"crops must be a uint8 array of shape (N, {self.size}, {self.size}, 3) BGR, "
                 f"got {type(crops).__name__ if shape is None else f'{dtype} {shape}'}"
             )
-        parts = [
-            self.decode(self.infer(crops[start : start + self._most]))
-            for start in range(0, len(crops), self._most)
-        ]
-        if not parts:
+        if not len(crops):
             return self._nothing()
+        # alike in size: a last batch of one face takes more than its share
+        batches = np.array_split(crops, -(-len(crops) // self._most))
+        parts = [self.decode(self.infer(batch)) for batch in batches]
         if len(parts) == 1:
             return parts[0]
         spreads = [part.covariances for part in parts if part.covariances is not None]
@@ -208,7 +208,8 @@ class LandmarkModel:
         wanted = (len(next(iter(outputs.values()))), self.layout.num_points)
         if found.points.shape != (*wanted, 2) or found.scores.shape != wanted:
             raise ModelError(self._misfit(outputs))
-        if not (np.isfinite(found.points).all() and np.isfinite(found.scores).all()):
+        # a sum is finite where all of its terms are, and takes half the time of looking at each
+        if not math.isfinite(found.points.sum() + found.scores.sum()):
             raise ModelError(
                 f"model {self.spec.name!r} gave values that are not finite "
                 f"(precision {self.spec.precision}); export it again, in fp32"

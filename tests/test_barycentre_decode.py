@@ -4,8 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from heatmap_samples import ANY_MAPS, BARYCENTRES, KINDS, cells_of, decode, maps_of, sampled
+from heatmap_samples import (
+    ANY_MAPS,
+    BARYCENTRES,
+    KINDS,
+    cells_of,
+    decode,
+    maps_of,
+    sampled,
+    spec_of,
+)
 from hypothesis import given, settings
+
+from facemark_sdk.decode import make_decoder
+from facemark_sdk.errors import ModelError
 
 
 def loop_barycentre(p):
@@ -58,6 +70,35 @@ def test_barycentre_takes_its_temperature_from_the_spec():
     np.testing.assert_allclose(
         cells_of("barycentre", maps, temperature=4.0), cells_of("barycentre", maps * 4), atol=1e-4
     )
+
+
+@pytest.mark.parametrize("decoder", BARYCENTRES)
+def test_the_covariance_scale_of_the_spec_multiplies_covariances_alone(decoder):
+    maps = maps_of("bump", np.random.default_rng(4), (2, 5, 12, 16))
+    plain, scaled = decode(decoder, maps), decode(decoder, maps, covariance_scale=0.25)
+    np.testing.assert_allclose(scaled.covariances, plain.covariances / 4, rtol=1e-6)
+    np.testing.assert_array_equal(scaled.points, plain.points)
+    np.testing.assert_array_equal(scaled.scores, plain.scores)
+    assert scaled.covariances.dtype == np.float32
+
+
+@pytest.mark.parametrize("decoder", BARYCENTRES)
+@pytest.mark.parametrize("value", [0, -1.0, 1e9, float("nan"), "wide", True])
+def test_an_impossible_covariance_scale_is_refused(decoder, value):
+    with pytest.raises(ModelError, match="covariance_scale"):
+        make_decoder(spec_of(decoder, covariance_scale=value))
+
+
+def test_the_twin_in_the_graph_scales_covariances_likewise():
+    torch = pytest.importorskip("torch")
+    from facemark_export.decode_twins import BarycentreTwin, PositivePart
+
+    maps = maps_of("bump", np.random.default_rng(5), (2, 5, 12, 16))
+    expected = decode("barycentre_sum", maps, covariance_scale=3.0)
+    side = 64
+    points, _, spread = BarycentreTwin(PositivePart(), 0.0, side, 3.0)(torch.from_numpy(maps))
+    np.testing.assert_allclose(spread.numpy(), expected.covariances * side**2, rtol=1e-4)
+    np.testing.assert_allclose(points.numpy(), expected.points * side, rtol=1e-5)
 
 
 def test_barycentre_of_two_cells():

@@ -22,7 +22,8 @@ from facemark_export.decode_graph import TWINS, decode_model, make_decode_graph
 
 TOLERANCE_PX = 1e-3
 LANDMARKS, NEIGHBOURS, SIDE, GRID, CELLS = 68, 10, 256, 8, 32
-IN_GRAPH = sorted(set(DECODERS) - {"graph", "regression"})  # see test_regression_decode
+ELSEWHERE = {"regression", "offset_value"}  # test_regression_decode, test_offset_decode
+IN_GRAPH = sorted(set(DECODERS) - {"graph", *ELSEWHERE})
 PARAMS = {
     "pip": {
         "neighbours": nearest_neighbours(
@@ -47,6 +48,7 @@ def shapes_for(decoder):
         **dict.fromkeys(("nb_x", "nb_y"), (LANDMARKS * NEIGHBOURS, GRID, GRID)),
         "heatmaps": (LANDMARKS, CELLS, CELLS),
         "offsets": (LANDMARKS, 8, 8),
+        "offset_maps": (2, CELLS, CELLS),
     }
     return {name: shapes[name] for name in DECODERS[decoder].outputs}
 
@@ -105,7 +107,7 @@ def test_the_file_is_small_float32_and_of_the_versions_we_promise(decoder):
         assert entry.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
 
 
-@pytest.mark.parametrize("decoder", ["argmax", "quarter_shift", "pip", "hih"])
+@pytest.mark.parametrize("decoder", ["argmax", "quarter_shift", "pip", "hih", "offset_map"])
 def test_many_ties_go_to_the_lowest_row_major_cell(decoder):
     # Values 0 and 1 alone: half of all cells tie, in vectors and at their ends.
     rng = np.random.default_rng(5)
@@ -170,7 +172,7 @@ def test_the_graph_decoder_refuses_unusable_specs(width):
 
 
 def test_every_decoder_but_graph_has_a_twin():
-    assert sorted(TWINS) == sorted([*IN_GRAPH, "regression"])
+    assert sorted(TWINS) == sorted([*IN_GRAPH, *ELSEWHERE])
     assert find_decoder(spec_for("graph")).outputs == ("points", "scores")
 
 

@@ -40,6 +40,9 @@ EVERY = [
     ),
     Architecture("retinaface", "mobilenet0.25", 5),
     Architecture("retinaface", "resnet50", 5),
+    Architecture("hourglass", "hourglass2", 7),
+    Architecture("hourglass", "hourglass1_hierarchical_coordconv", 7),
+    Architecture("cpn", "resnet18", 7),
 ]
 RESNET18 = EVERY[3]
 

@@ -5,8 +5,10 @@
 The protocol: training on the photos of helen_train and afw that are not held out (a tenth of the
 photos, by the hash of their names), boxes by the annotated points, 128 x 128 pixels, and as many
 steps in every row of a table, or what a row's name says. Every run goes through facemark-export
-with its parity check, and the exported file is judged through the SDK. What is there already is not
-done again, and a run that was stopped goes on, so that the command can be given again at any time.
+with its parity check, and the exported file is judged through the SDK; where a row names several
+decoders, a file of each, and where it says so, on occluded and blurred photos too. What is there
+already is not done again, and a run that was stopped goes on, so that the command can be given
+again at any time.
 docs/reproduction.md keeps its words; the figures between its markers are replaced.
 """
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import readings
 from markers import between
-from numpy.typing import NDArray
 from rows import Row, Scale
+from spreads import Run, difference, markdown, spread
 
 from facemark_sdk.files import replace_file
-
-Run = Mapping[str, Any]
 
 _COLUMNS = {
     "nme": ("NME %", 2),
@@ -23,8 +21,6 @@ _COLUMNS = {
     "point_variance": ("point variance, 1e-4", 2),
     "other_nme": ("NME % on video", 2),
 }
-_DRAWS, _SHARE = 2000, 95
-"""Of the bootstrap, and the share in % of its middle that the interval holds."""
 
 
 def write(
@@ -53,8 +49,13 @@ def write(
             r.name: [run for run in runs.values() if _key(run)[:2] == (name, r.name)] for r in rows
         }
         by_row = {row: sorted(found, key=_key) for row, found in by_row.items() if found}
-        if by_row:
-            text = between(text, f"{scale}: {name}", table(by_row))
+        if not by_row:
+            continue
+        several = any(row.readings for row in rows)
+        content = readings.table(by_row) if several else table(by_row)
+        text = between(text, f"{scale}: {name}", content)
+        if any(row.perturbed for row in rows):
+            text = between(text, f"{scale}: {name}, made harder", readings.perturbed(by_row))
     _replace(page, text)
 
 
@@ -68,53 +69,18 @@ def table(by_row: Mapping[str, Sequence[Run]]) -> str:
     rounds = any(run["rounds"] for runs in by_row.values() for run in runs)
     heads = ["", *(head for head, _ in _COLUMNS.values()), f"NME less that of {first}"]
     heads += ["NME % by round"] * rounds + ["seeds"]
-    lines = [heads, ["---", *["---:"] * (len(heads) - 1)]]
+    lines = []
     for name, runs in by_row.items():
         cells = [
             spread([run[key] for run in runs], digits) for key, (_, digits) in _COLUMNS.items()
         ]
-        cells.append("" if name == first else _difference(runs, by_row[first]))
+        cells.append("" if name == first else difference(runs, by_row[first]))
         if rounds:
             cells.append(
                 ", ".join(f"{x:.2f}" for x in np.mean([r["rounds"] for r in runs], axis=0))
             )
         lines.append([name, *cells, str(len(runs))])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def spread(values: Sequence[float], digits: int) -> str:
-    """Mean and, of several values, their standard deviation."""
-    mean = f"{np.mean(values):.{digits}f}"
-    return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1):.{digits}f}"
-
-
-def _difference(runs: Sequence[Run], others: Sequence[Run]) -> str:
-    one, other = _sums_of_photos(runs), _sums_of_photos(others)
-    low, high = bootstrap(one[:, 0] - other[:, 0], one[:, 1])
-    mean = (one[:, 0] - other[:, 0]).sum() / one[:, 1].sum()
-    return f"{mean:+.2f} ({low:+.2f} to {high:+.2f})"
-
-
-def _sums_of_photos(runs: Sequence[Run]) -> NDArray[np.float64]:
-    """By photo the sum of its faces' NME, averaged over runs, and how many faces: (P, 2)."""
-    photos = sorted(runs[0]["nme_of_photos"])
-    return np.array(
-        [
-            (
-                np.mean([sum(run["nme_of_photos"][photo]) for run in runs]),
-                len(runs[0]["nme_of_photos"][photo]),
-            )
-            for photo in photos
-        ]
-    )
-
-
-def bootstrap(sums: NDArray[np.float64], counts: NDArray[np.float64]) -> tuple[float, float]:
-    """The interval of sum / count when photos (P,) are drawn again with replacement."""
-    drawn = np.random.default_rng(0).integers(0, len(sums), (_DRAWS, len(sums)))
-    means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
-    low, high = np.percentile(means, ((100 - _SHARE) / 2, (100 + _SHARE) / 2))
-    return float(low), float(high)
+    return markdown(heads, lines)
 
 
 def _key(run: Run) -> tuple[str, str, int]:

@@ -6,18 +6,18 @@ CoordNet take it at 32, from which MapNet makes its maps.)
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
+
+import rows_wasserstein
+from row import Row, Scale, lasting
 
 from facemark_export.networks.trunks import TRUNK_STRIDE
-from facemark_export.training.loop import LoopRecipe
 from facemark_export.training.recipes.mapnet import MapnetRecipe
 from facemark_export.training.recipes.pipnet import PipnetRecipe
 from facemark_export.training.recipes.regression import RegressionRecipe
 from facemark_export.training.recipes.self_training import SelfTrainingRecipe
 
-Scale = Literal["small", "full"]
 LABELLED = ("landmarks68/helen_train", "landmarks68/afw")
 OTHER = "landmarks68/youtube_faces"
 """Video frames of another kind, points by a machine: judged on, never trained on."""
@@ -49,42 +49,15 @@ _SEEN = 0.25
 """How often an unlabelled face is seen in an epoch: three labelled ones to two of them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A row of a table.
-
-    Attributes:
-        scale: The scale's name.
-        table: The table's name.
-        name: What the reader sees.
-        recipe: Its settings; the seed is replaced.
-    """
-
-    scale: Scale
-    table: str
-    name: str
-    recipe: LoopRecipe
-
-    @property
-    def key(self) -> str:
-        """The folder of its runs."""
-        words = "".join(c if c.isalnum() else "_" for c in self.name.lower())
-        return f"{self.scale}/{self.table}-{words}"
-
-    def seeded(self, seed: int) -> LoopRecipe:
-        """The settings of one run."""
-        return replace(self.recipe, seed=seed)
-
-
 def tables(scale: Scale, data: Path) -> dict[str, list[Row]]:
     """All tables at a scale: ``small`` for two CPU cores, ``full`` for a GPU."""
     common: dict[str, Any] = _SMALL if scale == "small" else _FULL
     stride = common["size"] // 8  # 8 x 8 cells, the paper's grid
     epochs = _EPOCHS[scale]
-    once = _lasting(common, epochs)
+    once = lasting(common, epochs)
     pip = {**once, "stride": stride}
-    losses = _lasting(once, _LOSS_EPOCHS[scale])
-    rounds = _lasting(pip, _ROUND_EPOCHS[scale])
+    losses = lasting(once, _LOSS_EPOCHS[scale])
+    rounds = lasting(pip, _ROUND_EPOCHS[scale])
     unlabelled = tuple(data / folder for folder in UNLABELLED)
     teaching = {**rounds, "unlabelled": unlabelled, "unlabelled_weight": _SEEN}
     # A round sees unlabelled faces as well: 1.7 times as many steps an epoch.
@@ -113,18 +86,14 @@ def tables(scale: Scale, data: Path) -> dict[str, list[Row]]:
             for bins in (0, 9)
         },
         "unlabelled": {
-            "supervised, steps of a round": PipnetRecipe(**_lasting(rounds, one)),
-            "supervised, steps of all rounds": PipnetRecipe(**_lasting(rounds, every)),
+            "supervised, steps of a round": PipnetRecipe(**lasting(rounds, one)),
+            "supervised, steps of all rounds": PipnetRecipe(**lasting(rounds, every)),
             "self-training": SelfTrainingRecipe(curriculum=False, full_rounds=_ROUNDS, **teaching),
             "STC": SelfTrainingRecipe(curriculum=True, full_rounds=_ROUNDS - 2, **teaching),
         },
     }
-    return {
+    plain = {
         table: [Row(scale, table, name, recipe) for name, recipe in rows.items()]
         for table, rows in kinds.items()
     }
-
-
-def _lasting(settings: dict[str, Any], epochs: int) -> dict[str, Any]:
-    """Settings for so many epochs, of which the last one is judged: no choice by judged faces."""
-    return {**settings, "epochs": epochs, "validate_every": epochs}
+    return {**plain, rows_wasserstein.TABLE: rows_wasserstein.rows(scale, common)}

@@ -39,6 +39,7 @@ def export(
     crop_data: tuple[Path, ...] = (),
     calibration: tuple[Path, ...] = (),
     max_loss: float | None = None,
+    covariance_scale: float | None = None,
     score_midpoint: float | None = None,
     score_threshold: float | None = None,
     det_size: int | None = None,
@@ -83,6 +84,8 @@ def export(
         max_loss: What int8 may lose against fp32 on the held-out photos: points of NME, by default
             0.10; for detectors points of average precision, by default 1. Without annotations it
             is the points' mean shift in percent of the inter-ocular distance.
+        covariance_scale: What a barycentre's covariances are multiplied by in the SDK, as
+            benchmarks/covariance_calibration.py fits it.
         score_midpoint: The detector's own score that shall read 0.5 in the file, for example the
             f1_threshold that facemark-train logs.
         score_threshold: Faces that the detector scores lower are left out by default.
@@ -126,6 +129,7 @@ def export(
             "--crop-detector": crop_detector,
             "--crop-data": crop_data,
             "--calibration": calibration and not int8,
+            "--covariance-scale": covariance_scale is not None,
             "--score-midpoint": score_midpoint is not None,
             "--accuracy": accuracy and not int8,
             "--licence": licence,
@@ -187,6 +191,7 @@ def export(
         crop=rule,
         precision=precision,
         decode=decode,
+        covariance_scale=covariance_scale,
         score_midpoint=score_midpoint,
         score_threshold=score_threshold,
         det_size=det_size,

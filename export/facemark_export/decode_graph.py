@@ -11,7 +11,7 @@ from torch import nn
 from facemark_export import decode_twins as twins
 from facemark_export.onnx_file import export_module
 from facemark_sdk.decode import find_decoder
-from facemark_sdk.decode.barycentre import TEMPERATURE
+from facemark_sdk.decode.barycentre import TEMPERATURE, covariance_scale_param
 from facemark_sdk.decode.dark import blur_matrix, blur_sigma_param
 from facemark_sdk.decode.graph import OUTPUT_NAMES, SPREAD_NAME
 from facemark_sdk.decode.heatmap import local_soft_argmax_params
@@ -30,7 +30,8 @@ def _peak_twin(spec: ModelSpec, locate: nn.Module) -> nn.Module:
 
 
 def _barycentre_twin(spec: ModelSpec, weigh: nn.Module) -> nn.Module:
-    return twins.BarycentreTwin(weigh, origin_param(spec), spec.input.width)
+    scale = covariance_scale_param(spec)
+    return twins.BarycentreTwin(weigh, origin_param(spec), spec.input.width, scale)
 
 
 TWINS: dict[str, Callable[[ModelSpec], nn.Module]] = {
@@ -46,6 +47,8 @@ TWINS: dict[str, Callable[[ModelSpec], nn.Module]] = {
     ),
     "barycentre_sum": lambda spec: _barycentre_twin(spec, twins.PositivePart()),
     "hih": lambda spec: twins.HihTwin(spec.input.width),
+    "offset_map": lambda spec: twins.OffsetTwin(spec.input.width),
+    "offset_value": lambda spec: twins.OffsetTwin(spec.input.width),
     "regression": lambda spec: twins.RegressionTwin(mean_shape_param(spec), spec.input.width),
 }
 """The twin of each decoder, by the decoder's name."""

@@ -192,9 +192,12 @@ class Dark(nn.Module):
 class BarycentreTwin(nn.Module):
     """Of `decode_barycentre`; `weigh` is a twin of one of its functions."""
 
-    def __init__(self, weigh: nn.Module, origin: float, side: int) -> None:
+    def __init__(
+        self, weigh: nn.Module, origin: float, side: int, covariance_scale: float = 1.0
+    ) -> None:
         super().__init__()
         self.weigh, self.origin, self.side = weigh, origin, side
+        self.covariance_scale = covariance_scale
 
     def forward(self, heatmaps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Maps (N, L, H, W)."""
@@ -211,7 +214,7 @@ class BarycentreTwin(nn.Module):
         sides = cell_sides(heatmaps, self.side)
         covariances = torch.stack((xx, xy, xy, yy), dim=-1).unflatten(-1, (2, 2))
         points = (torch.stack((x, y), dim=-1) + self.origin) * sides
-        return points, scores, covariances * (sides[:, None] * sides)
+        return points, scores, covariances * (sides[:, None] * sides * self.covariance_scale)
 
 
 class Softmax(nn.Module):
@@ -252,6 +255,22 @@ class HihTwin(nn.Module):
         within = _positive_cells(inner) * cell_sides(offsets, 1)
         points = (_positive_cells(peaks) + within) * cell_sides(heatmaps, self.side)
         return points, peaks.scores
+
+
+class OffsetTwin(nn.Module):
+    """Of `decode_offset_map` and `decode_offset_value`."""
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        self.side = side
+
+    def forward(self, heatmaps: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
+        """Maps (N, L, H, W), and offset maps (N, 2, H, W) or values (N, L, 2)."""
+        peaks = find_peaks(heatmaps)
+        if offsets.dim() == 4:
+            best = (peaks.rows * heatmaps.shape[-1] + peaks.columns)[:, None]
+            offsets = offsets.flatten(2).gather(2, best.expand(-1, 2, -1)).transpose(1, 2)
+        return (peaks.cells + offsets) * cell_sides(heatmaps, self.side), peaks.scores
 
 
 class RegressionTwin(nn.Module):

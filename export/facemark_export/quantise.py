@@ -25,7 +25,8 @@ from onnxruntime.quantization.calibrate import (
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.quant_utils import save_and_reload_model_with_shape_infer
 
-from facemark_export.quantise_prepare import FLOATS, JOINING, PLANES, WEIGHTED, Layer, prepare
+from facemark_export.quantise_pixels import FLOATS, PLANES
+from facemark_export.quantise_prepare import JOINING, WEIGHTED, Layer, prepare
 from facemark_sdk.spec import InputSpec
 
 Pixels = NDArray[np.uint8]
@@ -64,12 +65,12 @@ class Quantiser:
             ModelError: The graph's opset is too old.
         """
         self._symmetric = symmetric
-        self._prepared = prepare(model, pixels)
+        self._prepared = prepare(model, pixels, one_grey=not symmetric)
         self.layers = self._prepared.layers
         self._model = save_and_reload_model_with_shape_infer(self._prepared.model)
         self._ranges = _ranges(self._prepared.model, calibration)
         grey = self._prepared.grey
-        self._plain = grey is not None and len(set(grey.tolist())) == 1 and not symmetric
+        self._plain = grey is not None and not symmetric
         if grey is not None and self._plain:  # one step a grey value, so that these are the pixels
             zero = np.float32(grey[0])
             self._ranges[FLOATS] = (-zero, _WHITE - zero)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper, version_converter
+from onnx import TensorProto, version_converter
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from facemark_export.onnx_file import OPSET
+from facemark_export.quantise_pixels import take_pixels
 from facemark_sdk.errors import ModelError
 from facemark_sdk.spec import InputSpec
 
@@ -28,13 +28,6 @@ JOINING = (
     *("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Gather"),
 )
 """Operators between layers that ONNX Runtime computes on integers, or through a table of 256."""
-PLANES, FLOATS = "pixels/planes", "pixels/float"
-"""The image as uint8 planes, and the same in float, less the grey that the network takes for 0."""
-
-_CAST = "pixels/cast"
-_NORMALISING = ("Cast", "Sub", "Add", "Mul", "Div", "Slice", "Gather", "Transpose")
-_SAME = 1e-4
-"""By so much a graph's normalisation may differ from the spec's: rounding."""
 
 
 @dataclass(frozen=True)
@@ -66,17 +59,20 @@ class Prepared:
     grey: NDArray[np.uint8] | None
 
 
-def prepare(model: onnx.ModelProto, pixels: InputSpec) -> Prepared:
+def prepare(model: onnx.ModelProto, pixels: InputSpec, *, one_grey: bool = True) -> Prepared:
     """A float network as a graph that quantises well.
 
     The first layer takes pixels as they are: channel order and scale go into its weights, the mean
     is rounded to whole grey values, and what that leaves goes into its bias. So the eight bits of
     the image are those of the first layer's input. Only at the border, which convolutions fill with
-    the mean, this differs, by half a grey value at most.
+    the mean, this differs: by half a grey value at most, with one grey for all channels by as much
+    as their means lie apart from it (10 for ImageNet's).
 
     Args:
         model: Input ``image``, uint8 (N, H, W, 3).
         pixels: How the network normalises it.
+        one_grey: Round to one grey value for all channels: zero points of activations are not by
+            channel.
 
     Raises:
         ModelError: The graph's opset is too old and cannot be converted.
@@ -84,7 +80,7 @@ def prepare(model: onnx.ModelProto, pixels: InputSpec) -> Prepared:
     model = _folded(_at_least_opset(model))
     for number, node in enumerate(model.graph.node):
         node.name = node.name or f"{node.op_type}_{number}"
-    grey = _take_pixels(model, pixels)
+    grey = take_pixels(model, pixels, one_grey=one_grey)
     return Prepared(model, tuple(_layers(model)), grey)
 
 
@@ -125,96 +121,6 @@ def _ask_shapes_later(graph: onnx.GraphProto) -> None:
         ordered += [after[name] for name in node.output if name in after]
     del graph.node[:]
     graph.node.extend(ordered)
-
-
-def _take_pixels(model: onnx.ModelProto, pixels: InputSpec) -> NDArray[np.uint8] | None:
-    """Put a graph's normalisation into its first layer; what is 0 to it then, in B, G, R."""
-    constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    steps, first = _before_first_layer(model.graph, constants)
-    if first is None or not _normalises(model, steps, pixels):
-        return None
-    weights = numpy_helper.to_array(constants[first.input[1]]).astype(np.float64)
-    if weights.shape[1] != 3:
-        return None
-    mean, std = np.array(pixels.mean), np.array(pixels.std)
-    if pixels.channels == "RGB":
-        weights, mean, std = weights[:, ::-1], mean[::-1], std[::-1]
-    weights = weights / std[:, None, None]
-    grey = np.clip(np.round(mean), 0, 255)
-    bias = (weights.sum(axis=(2, 3)) * (grey - mean)).sum(axis=1)
-    if len(first.input) > 2 and first.input[2]:
-        bias = bias + numpy_helper.to_array(constants[first.input[2]])
-    made = {
-        first.input[1]: weights.astype(np.float32),
-        f"{FLOATS}/bias": bias.astype(np.float32),
-        f"{FLOATS}/grey": grey.astype(np.float32)[:, None, None],
-    }
-    constants |= {name: numpy_helper.from_array(value, name) for name, value in made.items()}
-    del first.input[2:]
-    first.input[0] = FLOATS
-    first.input.append(f"{FLOATS}/bias")
-    for step in steps:
-        model.graph.node.remove(step)
-    nodes = (
-        helper.make_node("Transpose", ["image"], [PLANES], PLANES, perm=[0, 3, 1, 2]),
-        helper.make_node("Cast", [PLANES], [_CAST], _CAST, to=TensorProto.FLOAT),
-        helper.make_node("Sub", [_CAST, f"{FLOATS}/grey"], [FLOATS], FLOATS),
-    )
-    nodes += tuple(model.graph.node)
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-    used = {name for node in model.graph.node for name in node.input}
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(t for name, t in constants.items() if name in used)
-    return grey.astype(np.uint8)
-
-
-def _before_first_layer(
-    graph: onnx.GraphProto, constants: Mapping[str, onnx.TensorProto]
-) -> tuple[list[onnx.NodeProto], onnx.NodeProto | None]:
-    """The chain of arithmetic from the image on, and the convolution at its end, if it is one."""
-    steps: list[onnx.NodeProto] = []
-    last = "image"
-    while True:
-        users = [node for node in graph.node if last in node.input]
-        if last == "image":  # a detector asks for its size
-            users = [node for node in users if node.op_type != "Shape"]
-        if len(users) != 1:
-            return steps, None
-        (node,) = users
-        if node.op_type == "Conv" and node.input[0] == last:
-            return steps, node if all(
-                name in constants for name in node.input[1:] if name
-            ) else None
-        if node.op_type not in _NORMALISING or any(
-            name not in constants for name in node.input if name not in (last, "")
-        ):
-            return steps, None
-        steps.append(node)
-        last = node.output[0]
-
-
-def _normalises(model: onnx.ModelProto, steps: Sequence[onnx.NodeProto], pixels: InputSpec) -> bool:
-    """Whether nodes do to an image what the spec says, tried on noise."""
-    if not steps:
-        return False
-    used = {name for node in steps for name in node.input}
-    graph = helper.make_graph(
-        steps,
-        "normalise",
-        [helper.make_tensor_value_info("image", TensorProto.UINT8, [1, None, None, 3])],
-        [helper.make_tensor_value_info(steps[-1].output[0], TensorProto.FLOAT, None)],
-        [tensor for tensor in model.graph.initializer if tensor.name in used],
-    )
-    part = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
-    session = ort.InferenceSession(part.SerializeToString(), providers=["CPUExecutionProvider"])
-    image = np.random.default_rng(0).integers(0, 256, (1, 24, 40, 3), np.uint8)
-    (found,) = session.run(None, {"image": image})
-    ordered = image[..., ::-1] if pixels.channels == "RGB" else image
-    wanted = ((ordered - np.array(pixels.mean)) / np.array(pixels.std)).transpose(0, 3, 1, 2)
-    return found.shape == wanted.shape and bool(
-        np.abs(found - wanted).max() <= _SAME * np.abs(wanted).max()
-    )
 
 
 def _layers(model: onnx.ModelProto) -> Iterator[Layer]:

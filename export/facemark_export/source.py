@@ -14,6 +14,7 @@ from torch import nn
 from facemark_export import checkpoint, torch_file
 from facemark_export.asked import layout_of, pip_params
 from facemark_export.networks.architecture import Architecture, build_network
+from facemark_export.networks.coordconv import plain_name
 from facemark_export.networks.identify import identify
 from facemark_export.networks.normalise import IMAGENET_MEAN, IMAGENET_STD
 from facemark_export.networks.pipnet import ARCHITECTURES, TRUNK_STRIDE
@@ -35,7 +36,11 @@ HEATMAP_STRIDE = 4
 HRNET_ORIGIN = 0.75
 """Cells that HRNet's decoding adds: half a cell, and a pixel as it counts from 1 (COMPAT 2.3)."""
 CELL_CENTRE = 0.5
-"""Cells that a heatmap's other decoders add for HIH, whose cells are floors (COMPAT 3.3)."""
+"""Cells that a heatmap's other decoders add for maps whose cells are floors (COMPAT 3.3)."""
+_FLOORED = ("hih", "offset_map", "offset_value")
+"""Decoders of such maps."""
+_SPREADING = ("barycentre", "barycentre_sum")
+"""Decoders that give covariances."""
 UNKNOWN = "unknown: the checkpoint does not say; ask who published it"
 
 
@@ -51,6 +56,8 @@ class Choices:
         size: Side of the landmark network's input in pixels.
         decoder: Another decoder for a heatmap network.
         crop: The crop rule for detector boxes.
+        covariance_scale: For barycentres, what their covariances are multiplied by
+            (`benchmarks/covariance_calibration.py` fits it).
         precision: Of weights and arithmetic in the file.
         decode: Where the decoder runs: in numpy, or inside the graph.
         score_midpoint: For detectors, the network's own score that shall read 0.5.
@@ -68,6 +75,7 @@ class Choices:
     size: int | None = None
     decoder: str | None = None
     crop: CropRule | None = None
+    covariance_scale: float | None = None
     precision: Precision = "fp32"
     decode: Literal["numpy", "graph"] = "numpy"
     score_midpoint: float | None = None
@@ -118,7 +126,9 @@ def published_spec(architecture: Architecture, choices: Choices) -> ModelSpec:
         CheckpointError: The checkpoint leaves open what `choices` do not say.
         ModelError: `choices` name an input size that the network cannot take.
     """
-    if architecture.family not in _CONVENTIONS:
+    published = _CONVENTIONS.get(architecture.family)
+    on_trunk = architecture.family == "hih" and not architecture.stacks
+    if published is None or on_trunk or plain_name(architecture.name) != architecture.name:
         raise CheckpointError(
             f"these are the tensors of {architecture}, which nobody but facemark-train makes: pass "
             "the best.safetensors that it wrote, which states the network's crop and decoder"
@@ -136,7 +146,7 @@ def published_spec(architecture: Architecture, choices: Choices) -> ModelSpec:
         source_sha256="",
         training_data=UNKNOWN,
         licence=UNKNOWN,
-        **_CONVENTIONS[architecture.family](architecture, choices),
+        **published(architecture, choices),
     )
     if choices.meanface is not None and spec.family != "pipnet":
         raise CheckpointError(f"--meanface is for PIPNet checkpoints, this one is {spec.family}")
@@ -226,8 +236,14 @@ def _chosen(spec: ModelSpec, choices: Choices) -> ModelSpec:
     decoder = choices.decoder or spec.decoder
     if decoder != spec.decoder:
         _check_decoder(spec, decoder)
-        if spec.decoder == "hih":
+        if spec.decoder in _FLOORED:
             params["origin"] = CELL_CENTRE
+    if choices.covariance_scale is not None:
+        if decoder not in _SPREADING:
+            raise ModelError(
+                f"covariance_scale is for decoder {' or '.join(_SPREADING)}, not {decoder}"
+            )
+        params["covariance_scale"] = choices.covariance_scale
     if choices.crop is not None and spec.task == "detection":
         raise ModelError("--crop is for landmark models, this is a detector")
     for option, usable, wanted in (

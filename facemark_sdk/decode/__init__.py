@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from facemark_sdk.decode import barycentre, dark, graph, heatmap, hih, pip, regression
+from facemark_sdk.decode import barycentre, dark, graph, heatmap, hih, offsets, pip, regression
 from facemark_sdk.decode.decoded import Decoded, Decoder
 from facemark_sdk.errors import ModelError
 from facemark_sdk.spec import ModelSpec
@@ -43,6 +43,8 @@ DECODERS: dict[str, DecoderKind] = {
         heatmap.OUTPUT_NAMES, barycentre.barycentre_sum_decoder, lambda spec: True
     ),
     "hih": DecoderKind(hih.OUTPUT_NAMES, hih.hih_decoder),
+    "offset_map": DecoderKind(offsets.MAP_OUTPUT_NAMES, offsets.offset_map_decoder),
+    "offset_value": DecoderKind(offsets.VALUE_OUTPUT_NAMES, offsets.offset_value_decoder),
     "regression": DecoderKind(regression.OUTPUT_NAMES, regression.regression_decoder),
     "graph": DecoderKind(graph.OUTPUT_NAMES, graph.graph_decoder, graph.spreads),
 }

@@ -6,6 +6,9 @@ the Gaussian's values, as L2 training leaves them.
 
 A landmark's score is the part of the distribution that lies in the square of 5 x 5 cells about
 its point, cells on the square's edge counted by the part of them in it: near 1 for a sharp map.
+
+A map is as wide as training made it, not as the landmark is uncertain. ``covariance_scale``, fitted
+on validation faces (benchmarks/covariance_calibration.py), makes the one the other.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import numpy as np
 
 from facemark_sdk.decode.decoded import Decoded, Decoder, Floats
 from facemark_sdk.decode.heatmap import to_fractions
-from facemark_sdk.decode.params import origin_param, temperature_param
+from facemark_sdk.decode.params import number_param, origin_param, temperature_param
 
 if TYPE_CHECKING:
     from facemark_sdk.spec import ModelSpec
@@ -29,17 +32,27 @@ TEMPERATURE = 1.0
 HALF_SQUARE = 2.5
 """Cells from a point to the edge of the square whose probability is its score."""
 
+COVARIANCE_SCALES = (1e-3, 1e3)
+"""From a thirtieth of the map's width to thirty times it."""
+
 Weigh: TypeAlias = Callable[[Floats], Floats]
 """Maps (N, L, H, W) to distributions (N, L, H, W): none below 0, each with sum 1."""
 
 
-def decode_barycentre(outputs: Mapping[str, Floats], *, weigh: Weigh, origin: float) -> Decoded:
+def decode_barycentre(
+    outputs: Mapping[str, Floats],
+    *,
+    weigh: Weigh,
+    origin: float,
+    covariance_scale: float = 1.0,
+) -> Decoded:
     """Points and covariances of the distributions that the maps stand for.
 
     Args:
         outputs: ``heatmaps`` (N, L, H, W) float32, raw.
         weigh: Turns them into distributions.
         origin: Where in its cell a position lies, in cells.
+        covariance_scale: What the maps' covariances are multiplied by.
 
     Returns:
         Points, scores and covariances, these in squared fractions of the crop.
@@ -60,7 +73,7 @@ def decode_barycentre(outputs: Mapping[str, Floats], *, weigh: Weigh, origin: fl
     return Decoded(
         points=to_fractions(np.stack((x, y), axis=-1), maps, origin),
         scores=(along[..., 1] * _in_square(dy)).sum(axis=-1).clip(0.0, 1.0),
-        covariances=covariances / (sides[:, None] * sides),
+        covariances=covariances / (sides[:, None] * sides / np.float32(covariance_scale)),
     )
 
 
@@ -88,19 +101,37 @@ def _in_square(distances: Floats) -> Floats:
 
 
 def barycentre_decoder(spec: ModelSpec) -> Decoder:
-    """Decoder ``barycentre``; parameters ``origin``, ``temperature``.
+    """Decoder ``barycentre``; parameters ``origin``, ``temperature``, ``covariance_scale``.
 
     Raises:
         ModelError: A parameter is out of range.
     """
     weigh = partial(softmax, temperature=temperature_param(spec, TEMPERATURE))
-    return partial(decode_barycentre, weigh=weigh, origin=origin_param(spec))
+    return _decoder(spec, weigh)
 
 
 def barycentre_sum_decoder(spec: ModelSpec) -> Decoder:
-    """Decoder ``barycentre_sum``; parameter ``origin``.
+    """Decoder ``barycentre_sum``; parameters ``origin``, ``covariance_scale``.
 
     Raises:
-        ModelError: The parameter is out of range.
+        ModelError: A parameter is out of range.
     """
-    return partial(decode_barycentre, weigh=positive_part, origin=origin_param(spec))
+    return _decoder(spec, positive_part)
+
+
+def covariance_scale_param(spec: ModelSpec) -> float:
+    """What the maps' covariances are multiplied by; 1 where none is stated.
+
+    Raises:
+        ModelError: It is out of range.
+    """
+    return number_param(spec, "covariance_scale", 1.0, *COVARIANCE_SCALES)
+
+
+def _decoder(spec: ModelSpec, weigh: Weigh) -> Decoder:
+    return partial(
+        decode_barycentre,
+        weigh=weigh,
+        origin=origin_param(spec),
+        covariance_scale=covariance_scale_param(spec),
+    )

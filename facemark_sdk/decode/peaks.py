@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,11 +41,22 @@ class Peaks:
 def find_peaks(maps: Floats) -> Peaks:
     """The peaks of (N, L, H, W) maps; ties go to the lowest row-major index (COMPAT, notation)."""
     *lead, height, width = maps.shape
-    flat = maps.reshape(-1, height * width)
-    best = flat.argmax(axis=1)
-    values = flat[np.arange(len(flat)), best].reshape(lead)
-    best = best.reshape(lead)
-    return Peaks(best % width, best // width, values)
+    best = maps.reshape(*lead, height * width).argmax(axis=-1)
+    rows, columns = np.divmod(best, width)
+    return Peaks(columns, rows, maps.take(best + first_cells(maps.shape)))
+
+
+def first_cells(shape: tuple[int, ...]) -> NDArray[np.intp]:
+    """Where each of (N, M, H, W) maps begins in the flattened array, (N, M) intp, read-only."""
+    faces, count, height, width = shape
+    return _first_cells(faces, count, height * width)
+
+
+@lru_cache(maxsize=64)
+def _first_cells(faces: int, count: int, cells: int) -> NDArray[np.intp]:
+    first = np.arange(0, faces * count * cells, cells).reshape(faces, count)
+    first.flags.writeable = False
+    return first
 
 
 def patches_around(maps: Floats, peaks: Peaks, radius: int) -> tuple[Floats, NDArray[np.bool_]]:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from facemark_sdk.decode.decoded import Decoded, Decoder, Floats
-from facemark_sdk.decode.peaks import find_peaks
+from facemark_sdk.decode.peaks import find_peaks, first_cells
 from facemark_sdk.errors import ModelError
 from facemark_sdk.layouts import get_layout
 
@@ -96,26 +96,39 @@ def decode_pip(outputs: Mapping[str, Floats], own: Floats, others: Floats) -> De
     maps = outputs["cls"]
     faces, landmarks, rows, columns = maps.shape
     peaks = find_peaks(maps)
-    best = (peaks.rows * columns + peaks.columns).ravel()
-    every = np.arange(faces * landmarks)
-    corner = peaks.cells.reshape(-1, 2)
-
-    def picked(name: str) -> Floats:
-        """The map's value at each landmark's best cell: (N * L, maps per landmark)."""
-        values = outputs[name]
-        each = values.shape[1] // landmarks
-        return values.reshape(faces * landmarks, each, rows * columns)[every, :, best]
-
-    offsets = np.concatenate((picked("x"), picked("y")), axis=1)
-    predictions = (corner + offsets).reshape(faces, landmarks, 2)
-    points = predictions * own[None, :, None]
+    best = peaks.rows * columns + peaks.columns
+    corner = np.stack((peaks.columns, peaks.rows)).astype(np.float32)  # (2, N, L)
+    # Flat indices: what is read lies far apart, and every pass over it takes its time.
+    at = best + first_cells(maps.shape)
+    predictions = np.stack([_taken(outputs, name, maps.shape, at) for name in ("x", "y")])
+    predictions += corner
+    points = predictions * own
     if others.shape[1]:
-        opinions = np.empty((faces * landmarks, others.shape[1] // landmarks, 2), np.float32)
-        np.add(corner[:, :1], picked("nb_x"), out=opinions[..., 0])
-        np.add(corner[:, 1:], picked("nb_y"), out=opinions[..., 1])
-        points += others @ opinions.reshape(faces, others.shape[1], 2)
-    points /= np.array([columns, rows], np.float32)
-    return Decoded(points, peaks.scores)
+        shape = faces, others.shape[1], rows, columns
+        first = first_cells(shape).reshape(faces, landmarks, others.shape[1] // landmarks)
+        at = first + best[..., None]
+        opinions = np.stack([_taken(outputs, name, shape, at) for name in ("nb_x", "nb_y")])
+        opinions += corner[..., None]
+        points += opinions.reshape(2, faces, others.shape[1]) @ others.T
+    fractions = np.empty((faces, landmarks, 2), np.float32)
+    np.divide(points[0], columns, out=fractions[..., 0])
+    np.divide(points[1], rows, out=fractions[..., 1])
+    return Decoded(fractions, peaks.scores)
+
+
+def _taken(
+    outputs: Mapping[str, Floats], name: str, shape: tuple[int, ...], at: NDArray[np.intp]
+) -> Floats:
+    """The output's values at flat indices, in their shape.
+
+    Raises:
+        ValueError: The output has not the shape that the indices are for.
+    """
+    maps = outputs[name]
+    if maps.shape != shape:
+        raise ValueError(f"{name} should be {shape}")
+    values: Floats = maps.take(at)
+    return values
 
 
 def pip_decoder(spec: ModelSpec) -> Decoder:

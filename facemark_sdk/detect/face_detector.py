@@ -78,12 +78,12 @@ def _retinaface(spec: ModelSpec, nms_threshold: float) -> DetectionDecoder:
         outputs: Mapping[str, Float], sides: tuple[int, int], threshold: float
     ) -> tuple[Float, Float, Float]:
         priors = retinaface.priors(*sides)
-        shapes = {name: outputs[name].shape for name in retinaface.OUTPUT_NAMES}
         count = len(priors)
-        if shapes != {"loc": (1, count, 4), "scores": (1, count), "landms": (1, count, 10)}:
+        shapes = tuple(outputs[name].shape for name in retinaface.OUTPUT_NAMES)
+        if shapes != ((1, count, 4), (1, count), (1, count, 10)):
             raise ModelError(
                 f"model {spec.name!r}: a canvas of {sides[1]} x {sides[0]} has {count} priors, the "
-                f"graph's outputs are {shapes}"
+                f"graph's outputs {', '.join(retinaface.OUTPUT_NAMES)} are {shapes}"
             )
         return retinaface.decode(
             outputs["loc"][0],

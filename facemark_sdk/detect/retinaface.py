@@ -76,8 +76,9 @@ def to_image(xy: Float, scales: tuple[float, float]) -> Float:
         xy: (..., 2k) float32 in canvas pixels: x and y alternating, as in boxes xyxy and in points.
         scales: What `letterbox` returned.
     """
-    scale = np.resize(np.asarray(scales, np.float32), xy.shape[-1])
-    return ((xy + 0.5) / scale - 0.5).astype(np.float32)
+    pairs = xy.reshape(*xy.shape[:-1], -1, 2)
+    moved = (pairs + np.float32(0.5)) / np.array(scales, np.float32) - np.float32(0.5)
+    return np.asarray(moved.reshape(xy.shape), np.float32)
 
 
 @lru_cache(maxsize=32)
@@ -136,20 +137,21 @@ def decode(
     kept = suppress(boxes, nms_threshold)
     chosen = candidates[kept]
     kps = decode_points(landms[chosen], priors[chosen])
-    return boxes[kept], scores[chosen].astype(np.float32), kps
+    return boxes[kept], scores[chosen].astype(np.float32, copy=False), kps
 
 
 def decode_boxes(loc: Float, priors: Float) -> Float:
     """Offsets (N, 4) relative to priors (N, 4) -> boxes (N, 4) xyxy."""
-    centres = priors[:, :2] + loc[:, :2] * CENTRE_VARIANCE * priors[:, 2:]
-    halves = 0.5 * priors[:, 2:] * np.exp(loc[:, 2:] * SIZE_VARIANCE)
-    return np.concatenate([centres - halves, centres + halves], axis=1).astype(np.float32)
+    sides = priors[:, 2:]
+    centres = priors[:, :2] + loc[:, :2] * CENTRE_VARIANCE * sides
+    halves = 0.5 * sides * np.exp(loc[:, 2:] * SIZE_VARIANCE)
+    return np.concatenate([centres - halves, centres + halves], axis=1, dtype=np.float32)
 
 
 def decode_points(landms: Float, priors: Float) -> Float:
     """Offsets (N, 10) relative to priors (N, 4) -> points (N, 5, 2)."""
     offsets = landms.reshape(-1, 5, 2) * CENTRE_VARIANCE * priors[:, None, 2:]
-    return (priors[:, None, :2] + offsets).astype(np.float32)
+    return (priors[:, None, :2] + offsets).astype(np.float32, copy=False)
 
 
 def suppress(boxes: Float, threshold: float) -> NDArray[np.intp]:
@@ -164,11 +166,11 @@ def suppress(boxes: Float, threshold: float) -> NDArray[np.intp]:
     """
     if not len(boxes):
         return np.empty(0, np.intp)
-    corners = boxes.astype(np.float64)
-    rectangles = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2] + 1], axis=1)
+    rectangles = boxes.astype(np.float64)
+    rectangles[:, 2:] += 1 - rectangles[:, :2]
     # The boxes come in order, so ranks serve as scores: OpenCV would leave out a score of 0.
-    ranks = np.arange(len(boxes), 0, -1)
-    kept = cv2.dnn.NMSBoxes(rectangles.tolist(), ranks.tolist(), 0.0, threshold)
+    ranks = range(len(boxes), 0, -1)
+    kept = cv2.dnn.NMSBoxes(rectangles.tolist(), ranks, 0.0, threshold)
     return np.sort(np.asarray(kept, np.intp).reshape(-1))
 
 

@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 
-from facemark_export.networks.hourglass import HeatmapInHeatmap
+from facemark_export.networks.coordconv import SUFFIX, add_coordinates, plain_name
+from facemark_export.networks.corrected import CorrectedNetwork
+from facemark_export.networks.cpn import CPN_TRUNKS, build_cpn
+from facemark_export.networks.hih_trunk import (
+    OFFSET_HEADS,
+    build_with_offsets,
+    published_size,
+    stacks_of,
+)
 from facemark_export.networks.hrnet import HighResolutionNet
 from facemark_export.networks.mapnet import build_mapnet
 from facemark_export.networks.pipnet import ARCHITECTURES, build_pipnet
 from facemark_export.networks.regression import HIDDEN, build_regression
 from facemark_export.networks.retinaface import POINTS, TRUNKS, RetinaFace
+from facemark_export.networks.stacked_hourglass import build_hourglass
 from facemark_sdk.errors import ModelError
 from facemark_sdk.layouts import get_layout
 from facemark_sdk.spec import ModelSpec
 
 HRNET = "hrnetv2_w18"
+COORDINATE_FAMILIES = ("hrnet", "mapnet", "hourglass", "cpn")
+"""Families whose convolutions may see coordinates; the name then ends in `SUFFIX`."""
 KNOWN = (
-    f"pipnet ({', '.join(ARCHITECTURES)}), hrnet ({HRNET}), hih (hourglass1, hourglass2, ...), "
-    f"retinaface ({', '.join(TRUNKS)}), {' and '.join(HIDDEN)} and mapnet (as pipnet)"
+    f"pipnet ({', '.join(ARCHITECTURES)}), hrnet ({HRNET}), "
+    f"{', '.join(OFFSET_HEADS)} (hourglass1, hourglass2, ..., or as pipnet), "
+    f"retinaface ({', '.join(TRUNKS)}), {' and '.join(HIDDEN)} and mapnet (as pipnet), "
+    "hourglass (hourglass1, ..., hourglass1_hierarchical, ...), "
+    f"cpn ({', '.join(CPN_TRUNKS)}); {', '.join(COORDINATE_FAMILIES)} also with {SUFFIX}"
 )
 """Families and their architectures, for messages."""
 # What specs of our first detectors call a trunk.
@@ -34,13 +47,14 @@ class Architecture:
 
     Attributes:
         family: ``pipnet``, ``hrnet``, ``hih``, ``retinaface``, ``regression``,
-            ``coordnet`` or ``mapnet``.
-        name: The architecture within the family: ``resnet18``, ``hrnetv2_w18``, ``hourglass4``.
+            ``coordnet``, ``mapnet``, ``hourglass``, ``cpn``, ``wov`` or ``wom``.
+        name: The architecture within the family: ``resnet18``, ``hrnetv2_w18``, ``hourglass4``,
+            ``hourglass2_hierarchical``, ``resnet50_coordconv``.
         landmarks: L; 5 for detectors.
         neighbours: PIPNet's C.
         stride: PIPNet's and MapNet's pixels a cell.
-        stacks: HIH's hourglasses.
-        offset_size: Side of HIH's offset maps.
+        stacks: HIH's hourglasses; 0 where its heads stand on a trunk.
+        offset_size: Side of HIH's offset maps at an input of 256 pixels.
     """
 
     family: str
@@ -64,15 +78,25 @@ def build(architecture: Architecture) -> nn.Module:
     Raises:
         ModelError: The family or architecture is unknown, or a number is out of range.
     """
-    a = architecture
+    plain = replace(architecture, name=plain_name(architecture.name))
+    if plain == architecture or architecture.family not in COORDINATE_FAMILIES:
+        return _without_coordinates(architecture)
+    return add_coordinates(_without_coordinates(plain))
+
+
+def _without_coordinates(a: Architecture) -> nn.Module:
     if a.family == "pipnet":
         return build_pipnet(a.name, a.landmarks, a.neighbours, a.stride)
     if a.family == "hrnet" and a.name == HRNET:
         return HighResolutionNet(a.landmarks)
-    if a.family == "hih" and a.name == f"hourglass{a.stacks}":
-        return HeatmapInHeatmap(a.landmarks, a.stacks, a.offset_size)
+    if a.family in OFFSET_HEADS and a.stacks == stacks_of(a.name):
+        return build_with_offsets(a.family, a.name, a.landmarks, a.offset_size)
     if a.family == "mapnet":
         return build_mapnet(a.name, a.landmarks, a.stride)
+    if a.family == "hourglass":
+        return build_hourglass(a.name, a.landmarks)
+    if a.family == "cpn":
+        return build_cpn(a.name, a.landmarks)
     if a.family in HIDDEN:
         return build_regression(a.family, a.name, a.landmarks)
     if a.family == "retinaface":
@@ -104,16 +128,15 @@ def architecture_of(spec: ModelSpec) -> Architecture:
         )
     if family == "mapnet":
         return Architecture(family, name, landmarks, stride=_whole_parameter(spec, "stride"))
-    if family == "hih":
-        found = re.fullmatch(r"hourglass([1-9]\d?)", name)
-        if found is None:
-            raise ModelError(f"unknown HIH architecture {name!r}; known: {KNOWN}")
+    if family in OFFSET_HEADS:
+        stacks = stacks_of(name)
+        size = 0 if family == "wom" else _whole_parameter(spec, "offset_size")
         return Architecture(
             family,
             name,
             landmarks,
-            stacks=int(found[1]),
-            offset_size=_whole_parameter(spec, "offset_size"),
+            stacks=stacks,
+            offset_size=published_size(size, spec.input.width),
         )
     return Architecture(family, name, landmarks)
 
@@ -125,7 +148,11 @@ def build_network(spec: ModelSpec) -> nn.Module:
         ModelError: As `build` and `architecture_of`.
         LayoutError: The layout is unknown.
     """
-    return build(architecture_of(spec))
+    architecture = architecture_of(spec)
+    network = build(architecture)
+    if spec.decoder_params.get("correction"):
+        return CorrectedNetwork(network, architecture.landmarks)
+    return network
 
 
 def _parameter(spec: ModelSpec, name: str) -> Any:

@@ -1,6 +1,8 @@
-"""The Heatmap-in-Heatmap network: stacked hourglasses and one offset head (COMPAT 3.1)."""
+"""Stacks of hourglasses; the Heatmap-in-Heatmap network, which adds offsets (COMPAT 3.1)."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -20,11 +22,63 @@ OFFSET_SIZES = (2, 4, 8, 16)
 MAX_STACKS = 16
 
 
-class HeatmapInHeatmap(nn.Module):
-    """(N, 3, 256, 256) to heatmaps (N, stacks, L, 64, 64) and offset logits (N, 1, L, o, o)."""
+Block = Callable[[int, int], nn.Module]
+"""What builds hourglasses, from the numbers of its input's and output's channels."""
+
+
+class Stacks(nn.Module):
+    """Stem and hourglasses in a row, each with heatmaps of its own, fed back into the next.
+
+    Args:
+        landmarks: L.
+        stacks: Hourglasses.
+        block: Of which they are built.
+        beyond: Whether features come out behind the last hourglass as well.
+    """
 
     input_mean = IMAGENET_MEAN
     input_std = IMAGENET_STD
+
+    def __init__(self, landmarks: int, stacks: int, block: Block, *, beyond: bool) -> None:
+        super().__init__()
+        self.stacks = stacks
+        self.fed_back = stacks if beyond else stacks - 1
+        self.pre_conv = nn.Sequential(
+            Unit(3, 64, 7, 2),
+            block(64, 128),
+            nn.MaxPool2d(2),
+            block(128, 128),
+            block(128, WIDTH),
+        )
+        for i in range(stacks):
+            self.add_module(f"hg{i}", Hourglass(block))
+            self.add_module(f"hg{i}_res1", block(WIDTH, WIDTH))
+            self.add_module(f"hg{i}_lin1", Unit(WIDTH, WIDTH))
+            self.add_module(f"hg{i}_conv_pred", nn.Conv2d(WIDTH, landmarks, 1))
+            if i < self.fed_back:
+                self.add_module(f"hg{i}_conv1", Unit(WIDTH, WIDTH))
+                self.add_module(f"hg{i}_conv2", Unit(landmarks, WIDTH))
+
+    def stacked(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Heatmaps (N, stacks, L, S / 4, S / 4) and the last features (N, 256, S / 4, S / 4)."""
+        x = self.pre_conv(image)
+        heatmaps = []
+        for i in range(self.stacks):
+            feature = self.get_submodule(f"hg{i}_res1")(self.get_submodule(f"hg{i}")(x))
+            feature = self.get_submodule(f"hg{i}_lin1")(feature)
+            heatmap = self.get_submodule(f"hg{i}_conv_pred")(feature)
+            heatmaps.append(heatmap)
+            if i < self.fed_back:
+                x = (
+                    x
+                    + self.get_submodule(f"hg{i}_conv1")(feature)
+                    + self.get_submodule(f"hg{i}_conv2")(heatmap)
+                )
+        return torch.stack(heatmaps, dim=1), x
+
+
+class HeatmapInHeatmap(Stacks):
+    """(N, 3, 256, 256) to heatmaps (N, stacks, L, 64, 64) and offset logits (N, 1, L, o, o)."""
 
     def __init__(self, landmarks: int, stacks: int, offset_size: int) -> None:
         """Build with fresh weights.
@@ -42,51 +96,25 @@ class HeatmapInHeatmap(nn.Module):
                 f"HIH needs landmarks >= 1, stacks in 1..{MAX_STACKS} and offset_size among "
                 f"{OFFSET_SIZES}, got {landmarks}, {stacks}, {offset_size}"
             )
-        super().__init__()
-        self.stacks = stacks
-        self.pre_conv = nn.Sequential(
-            Unit(3, 64, 7, 2),
-            Residual(64, 128),
-            nn.MaxPool2d(2),
-            Residual(128, 128),
-            Residual(128, WIDTH),
-        )
-        for i in range(stacks):
-            self.add_module(f"hg{i}", Hourglass())
-            self.add_module(f"hg{i}_res1", Residual(WIDTH, WIDTH))
-            self.add_module(f"hg{i}_lin1", Unit(WIDTH, WIDTH))
-            self.add_module(f"hg{i}_conv_pred", nn.Conv2d(WIDTH, landmarks, 1))
-            self.add_module(f"hg{i}_conv1", Unit(WIDTH, WIDTH))
-            self.add_module(f"hg{i}_conv2", Unit(landmarks, WIDTH))
+        super().__init__(landmarks, stacks, Residual, beyond=True)
         self.offset_head = OffsetHead(landmarks, offset_size)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        x = self.pre_conv(image)
-        heatmaps = []
-        for i in range(self.stacks):
-            feature = self.get_submodule(f"hg{i}_res1")(self.get_submodule(f"hg{i}")(x))
-            feature = self.get_submodule(f"hg{i}_lin1")(feature)
-            heatmap = self.get_submodule(f"hg{i}_conv_pred")(feature)
-            heatmaps.append(heatmap)
-            x = (
-                x
-                + self.get_submodule(f"hg{i}_conv1")(feature)
-                + self.get_submodule(f"hg{i}_conv2")(heatmap)
-            )
-        return torch.stack(heatmaps, dim=1), self.offset_head(x)[:, None]
+        heatmaps, x = self.stacked(image)
+        return heatmaps, self.offset_head(x)[:, None]
 
 
 class Hourglass(nn.Module):
     """(N, 256, h, w) to the same shape, through four halvings and back; sides multiples of 16."""
 
-    def __init__(self) -> None:
+    def __init__(self, block: Block) -> None:
         super().__init__()
         for level in range(DEPTH, 0, -1):
-            self.add_module(f"res{level}_1", Residual(WIDTH, WIDTH))
-            self.add_module(f"res{level}_2", Residual(WIDTH, WIDTH))
-        self.res_center = Residual(WIDTH, WIDTH)
+            self.add_module(f"res{level}_1", block(WIDTH, WIDTH))
+            self.add_module(f"res{level}_2", block(WIDTH, WIDTH))
+        self.res_center = block(WIDTH, WIDTH)
         for level in range(1, DEPTH + 1):
-            self.add_module(f"res{level}_3", Residual(WIDTH, WIDTH))
+            self.add_module(f"res{level}_3", block(WIDTH, WIDTH))
 
     def forward(self, x: Tensor) -> Tensor:
         return self._level(DEPTH, x)

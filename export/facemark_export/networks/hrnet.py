@@ -65,7 +65,7 @@ class HighResolutionNet(nn.Module):
         # A new branch starts from the last, coarsest one.
         branches = self.stage3([*branches, self.transition2["2"](branches[-1])])
         branches = self.stage4([*branches, self.transition3["3"](branches[-1])])
-        return self.head(torch.cat([_enlarge(b, 2**j) for j, b in enumerate(branches)], dim=1))
+        return self.head(torch.cat([enlarge(b, 2**j) for j, b in enumerate(branches)], dim=1))
 
 
 class HighResolutionModule(nn.Module):
@@ -91,7 +91,7 @@ class HighResolutionModule(nn.Module):
         terms = []
         for j, x in enumerate(features):
             y = x if j == i else self.fuse_layers[i][str(j)](x)
-            terms.append(_enlarge(y, 2 ** (j - i)) if j > i else y)
+            terms.append(enlarge(y, 2 ** (j - i)) if j > i else y)
         total = terms[0]
         for term in terms[1:]:
             total = total + term
@@ -123,7 +123,8 @@ def _conv3x3(inputs: int, outputs: int, stride: int = 1, *, activate: bool = Tru
     return nn.Sequential(*layers, *([nn.ReLU()] if activate else []))
 
 
-def _enlarge(x: Tensor, times: int) -> Tensor:
+def enlarge(x: Tensor, times: int) -> Tensor:
+    """(N, C, h, w) to (N, C, times h, times w), bilinear between the centres of cells."""
     if times == 1:
         return x
     return F.interpolate(x, scale_factor=times, mode="bilinear", align_corners=False)

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import torch
 
-from facemark_export.networks.architecture import HRNET, KNOWN, Architecture, build
+from facemark_export.networks.architecture import (
+    COORDINATE_FAMILIES,
+    HRNET,
+    KNOWN,
+    Architecture,
+    build,
+)
+from facemark_export.networks.coordconv import COORDINATES, SUFFIX
 from facemark_export.networks.hourglass import HEATMAP_SIZE
 from facemark_export.networks.pipnet import TRUNK_STRIDE
 from facemark_export.networks.retinaface import POINTS
@@ -30,6 +38,15 @@ _RESAMPLINGS = (
     ("layer5.weight", 2 * TRUNK_STRIDE),
     ("deconv1.weight", TRUNK_STRIDE // 2),
 )
+# The convolutions that see the image, of the families that may see coordinates beside it
+_STEMS = (
+    "conv1.weight",
+    "pre_conv.0.conv.weight",
+    "trunk._conv_stem.weight",
+    "trunk.features.0.0.weight",
+    "trunk.conv1.weight",
+)
+_IMAGE_CHANNELS = 3
 
 
 def identify(shapes: Shapes) -> Architecture:
@@ -46,6 +63,8 @@ def identify(shapes: Shapes) -> Architecture:
             nearest network would have.
     """
     candidate = _candidate(shapes)
+    if candidate.family in COORDINATE_FAMILIES and _sees_coordinates(shapes):
+        candidate = replace(candidate, name=candidate.name + SUFFIX)
     try:
         with torch.device("meta"):
             expected = shapes_of(build(candidate).state_dict())
@@ -64,9 +83,12 @@ def _candidate(shapes: Shapes) -> Architecture:
     if "stage4.0.fuse_layers.0.1.0.weight" in shapes:
         return Architecture("hrnet", HRNET, _rows(shapes, "head.3.weight"))
     if "hg0_conv_pred.weight" in shapes:
-        return _hih(shapes)
+        return _hih(shapes) if "offset_head.conv1.conv.weight" in shapes else _hourglass(shapes)
+    if "refine_head.1.weight" in shapes:
+        name = _trunk(shapes, "trunk.")
+        return Architecture("cpn", name, _rows(shapes, "refine_head.1.weight"))
     if "heatmap_layer.weight" in shapes:
-        return _mapnet(shapes)
+        return _hih(shapes) if "offset_head.conv1.conv.weight" in shapes else _mapnet(shapes)
     if "regressor.weight" in shapes:
         return _regression(shapes)
     if "ClassHead.0.conv1x1.weight" in shapes:
@@ -117,13 +139,29 @@ def _trunk(shapes: Shapes, prefix: str = "") -> str:
 def _hih(shapes: Shapes) -> Architecture:
     stacks = _numbered(shapes, r"hg(\d+)_conv_pred\.weight")
     halvings = 1 + _numbered(shapes, r"offset_head\.down_ops\.(\d+)\..*")  # the pool halves too
+    # the offset values' layer, and the offset maps' head without halvings
+    family = "wov" if "offset_head.head.3.weight" in shapes else "hih" if halvings > 1 else "wom"
     return Architecture(
-        "hih",
-        f"hourglass{stacks}",
-        _rows(shapes, "hg0_conv_pred.weight"),
+        family,
+        f"hourglass{stacks}" if stacks else _trunk(shapes, "trunk."),
+        _rows(shapes, "hg0_conv_pred.weight" if stacks else "heatmap_layer.weight"),
         stacks=stacks,
-        offset_size=HEATMAP_SIZE >> halvings,
+        offset_size=0 if family == "wom" else HEATMAP_SIZE >> halvings,
     )
+
+
+def _hourglass(shapes: Shapes) -> Architecture:
+    stacks = _numbered(shapes, r"hg(\d+)_conv_pred\.weight")
+    block = "_hierarchical" if "pre_conv.1.first.conv.weight" in shapes else ""
+    return Architecture(
+        "hourglass", f"hourglass{stacks}{block}", _rows(shapes, "hg0_conv_pred.weight")
+    )
+
+
+def _sees_coordinates(shapes: Shapes) -> bool:
+    """Whether a stem has weights for coordinates beside those for the image."""
+    stems = (shapes[name] for name in _STEMS if name in shapes)
+    return any(len(stem) == 4 and stem[1] == _IMAGE_CHANNELS + COORDINATES for stem in stems)
 
 
 def _numbered(shapes: Shapes, pattern: str) -> int:

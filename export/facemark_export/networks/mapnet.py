@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from facemark_export.networks.trunks import TRUNK_STRIDE, TRUNKS, imagenet_weights
+from facemark_export.networks.trunks import TRUNK_STRIDE, TRUNKS, load_imagenet
 from facemark_sdk.errors import ModelError
 
 MAP_STRIDES = (4, 2, 1)
@@ -46,7 +46,7 @@ class MapNet(nn.Module):
         Raises:
             CheckpointError: No package carries them, or it is not installed.
         """
-        self.trunk.load_state_dict(imagenet_weights(type(self.trunk)))
+        load_imagenet(self.trunk)
 
 
 def _doubling(inputs: int) -> nn.Sequential:

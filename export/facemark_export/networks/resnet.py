@@ -88,10 +88,14 @@ class ResNet(nn.Module):
 
     def pyramid(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Features at strides 8, 16 and 32: a quarter, half and all of `channels`."""
-        x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, 2, 1)
-        shallow = self.layer2(self.layer1(x))
+        return self.levels(x)[1:]
+
+    def levels(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Features of all four layers: before those of `pyramid` stride 4, an eighth."""
+        first = self.layer1(F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, 2, 1))
+        shallow = self.layer2(first)
         middle = self.layer3(shallow)
-        return shallow, middle, self.layer4(middle)
+        return first, shallow, middle, self.layer4(middle)
 
 
 class ResNet18(ResNet):

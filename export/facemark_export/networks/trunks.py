@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from facemark_export.networks.coordconv import plain_name, widened
 from facemark_export.networks.efficientnet_lite import MEAN as LITE_MEAN
 from facemark_export.networks.efficientnet_lite import STD as LITE_STD
 from facemark_export.networks.efficientnet_lite import EfficientNetLite0
@@ -51,7 +52,7 @@ def input_statistics(
 
     Its trunk's; ImageNet's for networks that stand on none.
     """
-    trunk = TRUNKS.get(architecture)
+    trunk = TRUNKS.get(plain_name(architecture))
     return (trunk.mean, trunk.std) if trunk else (IMAGENET_MEAN, IMAGENET_STD)
 
 
@@ -68,3 +69,12 @@ def imagenet_weights(trunk: type[nn.Module]) -> dict[str, Tensor]:
     network = trunk()
     network.load_imagenet()
     return network.state_dict()
+
+
+def load_imagenet(trunk: nn.Module) -> None:
+    """Load a trunk's ImageNet weights; coordinates that it sees (CoordConv) start without effect.
+
+    Raises:
+        CheckpointError: No package carries them, or it is not installed.
+    """
+    trunk.load_state_dict(widened(imagenet_weights(type(trunk)), trunk))

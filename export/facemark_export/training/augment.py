@@ -40,6 +40,25 @@ class Augmentation:
     """Probability of greyscale."""
 
 
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where a crop lies in its image.
+
+    Attributes:
+        square: Centre x, y and side in image pixels.
+        angle: Degrees by which the square is turned about its centre.
+        mirror: Whether the crop shows the mirrored face.
+    """
+
+    square: tuple[float, float, float]
+    angle: float
+    mirror: bool
+
+    def matrix(self, size: int) -> NDArray[np.float64]:
+        """As `crop_matrix` gives it, for a crop of that many units a side."""
+        return crop_matrix(self.square, size, self.angle, self.mirror)
+
+
 def square_around(points: Points, growth: float) -> tuple[float, float, float]:
     """The training crop of annotated points: a square about the middle of their bounding box.
 
@@ -108,6 +127,24 @@ def augmented_crop(
     Returns:
         The crop (size, size, 3) uint8 and the points (L, 2) in crop pixels.
     """
+    placement = drawn_placement(square, how, rng)
+    matrix = placement.matrix(size)
+    crop, placed = cut(image, matrix, size), into_crop(points, matrix)
+    if placement.mirror:
+        placed = placed[flip_index]
+    return change_pixels(crop, how, rng), placed
+
+
+def drawn_placement(
+    square: tuple[float, float, float], how: Augmentation, rng: np.random.Generator
+) -> Placement:
+    """Where a randomly changed crop lies; drawn before what `change_pixels` draws.
+
+    Args:
+        square: The undisturbed crop: centre x, y, side.
+        how: Strengths.
+        rng: Source of chance.
+    """
     x, y, side = square
     if rng.random() < 0.5:
         dx, dy = rng.uniform(-how.translate, how.translate, 2) * side
@@ -115,15 +152,11 @@ def augmented_crop(
     if rng.random() < 0.5:
         side *= 1 + rng.uniform(-how.scale, how.scale)
     angle = rng.uniform(-how.rotate, how.rotate) if rng.random() < 0.5 else 0.0
-    mirror = rng.random() < how.flip
-    matrix = crop_matrix((x, y, side), size, angle, mirror)
-    crop, placed = cut(image, matrix, size), into_crop(points, matrix)
-    if mirror:
-        placed = placed[flip_index]
-    return _change_pixels(crop, how, rng), placed
+    return Placement((x, y, side), angle, rng.random() < how.flip)
 
 
-def _change_pixels(crop: Image, how: Augmentation, rng: np.random.Generator) -> Image:
+def change_pixels(crop: Image, how: Augmentation, rng: np.random.Generator) -> Image:
+    """A crop (S, S, 3) uint8 with other colours, blurred, grey, occluded: each by chance."""
     size = crop.shape[0]
     if rng.random() < 0.5:
         contrast = 1 + rng.uniform(-how.colour, how.colour)

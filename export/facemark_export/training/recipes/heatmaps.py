@@ -20,6 +20,9 @@ from facemark_sdk.spec import ModelSpec
 HEATMAP_STRIDE = 4
 """Pixels a cell of every heatmap network but MapNet, whose stride can be chosen."""
 
+HOURGLASS_MULTIPLE = 64
+"""Pixels: an hourglass halves maps of stride 4 four times."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class HeatmapRecipe(LandmarkRecipe):
@@ -29,7 +32,8 @@ class HeatmapRecipe(LandmarkRecipe):
     """The network: HRNetV2, SimpleBaselines (mapnet), stacked hourglasses or CPN."""
     architecture: str = "hrnetv2_w18"
     """Which one of its family: hrnetv2_w18; a trunk for mapnet and cpn, as efficientnet_lite0 or
-    resnet50; hourglass1 to hourglass16."""
+    resnet50; hourglass1 to hourglass16, with _hierarchical of Subpixel's blocks. With _coordconv
+    behind it every convolution sees coordinates (CoordConv)."""
     imagenet: bool = False
     """Start the trunk from ImageNet weights where a package carries them."""
     stride: int = HEATMAP_STRIDE
@@ -54,6 +58,10 @@ class HeatmapRecipe(LandmarkRecipe):
         LandmarkRecipe.__post_init__(self)
         if not 0 < self.sigma < float("inf"):
             raise TrainingError(f"sigma must be a positive number of cells, got {self.sigma}")
+        if self.family == "hourglass" and self.size % HOURGLASS_MULTIPLE:
+            raise TrainingError(
+                f"size must be a multiple of {HOURGLASS_MULTIPLE} for hourglasses, got {self.size}"
+            )
         if self.family != "mapnet" and self.stride != HEATMAP_STRIDE:
             raise TrainingError(
                 f"{self.family} has stride {HEATMAP_STRIDE}, only mapnet another; got {self.stride}"

@@ -1,0 +1,50 @@
+"""The rows of the Wasserstein paper: losses and sigmas, read by GET_MAX and GET_BC.
+
+GET_MAX is "the position of the maximum value", resampled "using 4 neighbouring pixel" (section
+5.3): a quarter shift. GET_BC is the barycentre (equation 6), by the recipe's own decoder after all
+losses that take maps through a softmax. How the paper took it of L2's maps it does not say: of the
+map itself over its sum, or through a softmax; both are read.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from row import Row, Scale, lasting
+
+from facemark_export.training.recipes.heatmaps import HeatmapRecipe
+
+TABLE = "wasserstein"
+_EPOCHS = {"small": 6, "full": 60}
+_KINDS = {
+    "L2, sigma 1": ("l2", 1.0),
+    "L2, sigma 3": ("l2", 3.0),
+    "Wasserstein, sigma 1": ("wasserstein", 1.0),
+    "Wasserstein, sigma 3": ("wasserstein", 3.0),
+    "Jensen-Shannon, sigma 1": ("js", 1.0),
+    "soft-argmax": ("soft_argmax", 1.0),
+}
+"""By name the loss and sigma; the soft-argmax has no targets, so sigma says nothing there."""
+_OTHER_READINGS = {
+    "l2": ("barycentre_sum", "barycentre"),
+    "wasserstein": ("quarter_shift",),
+    "js": ("quarter_shift",),
+    "soft_argmax": (),
+}
+"""By loss, what its maps are read with besides the recipe's own decoder (tables 2 and 10)."""
+
+
+def rows(scale: Scale, common: dict[str, Any]) -> list[Row]:
+    """Tables 2, 8, 9 and 10, on MapNet: maps of 32 x 32 cells in small, 64 x 64 at full scale."""
+    settings = {**lasting(common, _EPOCHS[scale]), "family": "mapnet", "imagenet": True}
+    return [
+        Row(
+            scale,
+            TABLE,
+            name,
+            HeatmapRecipe(loss=loss, sigma=sigma, **settings),
+            readings=_OTHER_READINGS[loss],
+            perturbed=True,
+        )
+        for name, (loss, sigma) in _KINDS.items()
+    ]
