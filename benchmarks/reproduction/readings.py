@@ -8,15 +8,18 @@ from spreads import Run, difference, markdown, spread
 
 DECODERS = {
     "argmax": "arg-max",
-    "quarter_shift": "GET_MAX",
+    "quarter_shift": "quarter shift",
     "dark": "DARK",
     "local_soft_argmax": "local soft-argmax",
     "barycentre": "GET_BC",
     "barycentre_sum": "GET_BC, no softmax",
-    "hih": "HIH",
+    "hih": "decimal maps",
+    "offset_map": "offset maps",
+    "offset_value": "offset values",
+    "regression": "the network itself",
 }
-"""Decoders as the reader knows them; GET_MAX (a quarter shift) and GET_BC are the Wasserstein
-paper's names."""
+"""Decoders as the reader knows them; a quarter shift is the Wasserstein paper's GET_MAX and HIH's
+WSM, a barycentre is GET_BC."""
 _ON_VIDEO = ("0.10", "0.20")
 """Of the thresholds of FR^L, those stated for the other set too: Table 10 is of large errors."""
 _FIGURES = {"nme": ("NME %", 2), "failures": ("FR 0.10 %", 1)}

@@ -9,6 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import rows_hih
+import rows_subpixel
 import rows_wasserstein
 from row import Row, Scale, lasting
 
@@ -96,4 +98,5 @@ def tables(scale: Scale, data: Path) -> dict[str, list[Row]]:
         table: [Row(scale, table, name, recipe) for name, recipe in rows.items()]
         for table, rows in kinds.items()
     }
-    return {**plain, rows_wasserstein.TABLE: rows_wasserstein.rows(scale, common)}
+    papers = (rows_wasserstein, rows_hih, rows_subpixel)
+    return {**plain, **{paper.TABLE: paper.rows(scale, common) for paper in papers}}

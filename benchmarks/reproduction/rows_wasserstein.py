@@ -18,8 +18,10 @@ TABLE = "wasserstein"
 _EPOCHS = {"small": 6, "full": 60}
 _KINDS = {
     "L2, sigma 1": ("l2", 1.0),
+    "L2, sigma 1.5": ("l2", 1.5),
     "L2, sigma 3": ("l2", 3.0),
     "Wasserstein, sigma 1": ("wasserstein", 1.0),
+    "Wasserstein, sigma 1.5": ("wasserstein", 1.5),
     "Wasserstein, sigma 3": ("wasserstein", 3.0),
     "Jensen-Shannon, sigma 1": ("js", 1.0),
     "soft-argmax": ("soft_argmax", 1.0),
@@ -32,6 +34,9 @@ _OTHER_READINGS = {
     "soft_argmax": (),
 }
 """By loss, what its maps are read with besides the recipe's own decoder (tables 2 and 10)."""
+_SOFTMAX_TEMPERATURE = 10.0
+"""Of all losses with a softmax. At the paper's 1 they hardly begin in so few steps: after 80 on
+afw the Wasserstein loss at sigma 1 was at 51 % NME, with 10 at 24 %, L2 at 17 %."""
 
 
 def rows(scale: Scale, common: dict[str, Any]) -> list[Row]:
@@ -42,7 +47,12 @@ def rows(scale: Scale, common: dict[str, Any]) -> list[Row]:
             scale,
             TABLE,
             name,
-            HeatmapRecipe(loss=loss, sigma=sigma, **settings),
+            HeatmapRecipe(
+                loss=loss,
+                sigma=sigma,
+                softmax_temperature=1.0 if loss == "l2" else _SOFTMAX_TEMPERATURE,
+                **settings,
+            ),
             readings=_OTHER_READINGS[loss],
             perturbed=True,
         )

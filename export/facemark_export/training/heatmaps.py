@@ -33,7 +33,13 @@ MapLoss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 LossName: TypeAlias = Literal["l2", "wasserstein", "js", "soft_argmax"]
 
 
-def named_loss(name: LossName, sigma: float, settings: SinkhornSettings | None = None) -> MapLoss:
+def named_loss(
+    name: LossName,
+    sigma: float,
+    settings: SinkhornSettings | None = None,
+    *,
+    temperature: float = 1.0,
+) -> MapLoss:
     """A loss of `facemark_export.training.wasserstein`, with the origin that maps are read by.
 
     Args:
@@ -41,6 +47,7 @@ def named_loss(name: LossName, sigma: float, settings: SinkhornSettings | None =
             barycentres, which has no targets and no use for sigma.
         sigma: Of the targets, in cells.
         settings: Of Sinkhorn's iteration.
+        temperature: What maps are multiplied by before their softmax; L2 takes none.
     """
     losses: dict[LossName, MapLoss] = {
         "l2": partial(l2_loss, sigma=sigma, origin=ORIGIN),
@@ -48,7 +55,10 @@ def named_loss(name: LossName, sigma: float, settings: SinkhornSettings | None =
         "js": partial(jensen_shannon_loss, sigma=sigma, origin=ORIGIN),
         "soft_argmax": partial(soft_argmax_loss, origin=ORIGIN),
     }
-    return losses[name]
+    loss = losses[name]
+    if temperature == 1:
+        return loss
+    return lambda maps, points: loss(temperature * maps, points)
 
 
 class HeatmapTask(LandmarkTask):

@@ -14,6 +14,7 @@ from facemark_export.training.heatmaps import ORIGIN, HeatmapTask, LossName, nam
 from facemark_export.training.loop_recipe import TrainingError
 from facemark_export.training.recipes.landmarks import LandmarkRecipe
 from facemark_export.training.sinkhorn import SinkhornSettings
+from facemark_sdk.decode.params import TEMPERATURES
 from facemark_sdk.errors import ModelError
 from facemark_sdk.spec import ModelSpec
 
@@ -43,6 +44,9 @@ class HeatmapRecipe(LandmarkRecipe):
     barycentres (soft_argmax); all but L2 take the maps through a softmax."""
     sigma: float = 3.0
     """Of the targets' Gaussians, in cells (Wasserstein paper, section 5.2: 1, 1.5 or 3)."""
+    softmax_temperature: float = 1.0
+    """What maps are multiplied by before the softmax of all losses but L2. The paper's is 1; fresh
+    networks give small values, so that larger ones learn faster at first."""
     decoder: Literal["auto", "quarter_shift", "dark", "barycentre", "barycentre_sum"] = "auto"
     """How maps are read; auto: a quarter shift after L2, else the barycentre."""
     sinkhorn: SinkhornSettings = field(default_factory=SinkhornSettings)
@@ -58,6 +62,13 @@ class HeatmapRecipe(LandmarkRecipe):
         LandmarkRecipe.__post_init__(self)
         if not 0 < self.sigma < float("inf"):
             raise TrainingError(f"sigma must be a positive number of cells, got {self.sigma}")
+        if not TEMPERATURES[0] <= self.softmax_temperature <= TEMPERATURES[1]:
+            raise TrainingError(
+                f"softmax_temperature must be from {TEMPERATURES[0]:g} to {TEMPERATURES[1]:g}, got "
+                f"{self.softmax_temperature}"
+            )
+        if self.loss == "l2" and self.softmax_temperature != 1:
+            raise TrainingError("softmax_temperature is of losses with a softmax, loss is l2")
         if self.family == "hourglass" and self.size % HOURGLASS_MULTIPLE:
             raise TrainingError(
                 f"size must be a multiple of {HOURGLASS_MULTIPLE} for hourglasses, got {self.size}"
@@ -97,7 +108,9 @@ class HeatmapRecipe(LandmarkRecipe):
             faces.held_out,
             self.growth,
             self.augmentation,
-            loss=named_loss(self.loss, self.sigma, self.sinkhorn),
+            loss=named_loss(
+                self.loss, self.sigma, self.sinkhorn, temperature=self.softmax_temperature
+            ),
         )
 
     def model_spec(self) -> ModelSpec:
@@ -106,4 +119,6 @@ class HeatmapRecipe(LandmarkRecipe):
         if decoder == "auto":
             decoder = "quarter_shift" if self.loss == "l2" else "barycentre"
         params = {"stride": self.stride, "origin": ORIGIN}
+        if self.loss != "l2":
+            params["temperature"] = self.softmax_temperature
         return self.landmark_spec(self.family, decoder, params)

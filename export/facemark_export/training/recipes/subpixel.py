@@ -160,7 +160,9 @@ class SubpixelRecipe(HeatmapRecipe):
             self.augmentation,
         )
         if self.loss == "soft_argmax":
-            return HeatmapTask(*arguments, loss=named_loss("soft_argmax", self.sigma))
+            temperature = self.softmax_temperature
+            whole = named_loss("soft_argmax", self.sigma, temperature=temperature)
+            return HeatmapTask(*arguments, loss=whole)
         loss = SubpixelLoss(
             encoding=self.encoding,
             sigma=self.sigma,
@@ -183,7 +185,8 @@ class SubpixelRecipe(HeatmapRecipe):
         if self.window:
             params |= {"window": self.window, "temperature": self.temperature}
             return self.landmark_spec(self.family, "local_soft_argmax", params)
-        decoder: str = self.decoder
-        if decoder == "auto":
-            decoder = "barycentre" if self.loss == "soft_argmax" else "quarter_shift"
+        if self.loss == "soft_argmax":
+            params |= {"temperature": self.softmax_temperature}
+            return self.landmark_spec(self.family, "barycentre", params)
+        decoder = "quarter_shift" if self.decoder == "auto" else self.decoder
         return self.landmark_spec(self.family, decoder, params)
