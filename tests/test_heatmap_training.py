@@ -37,6 +37,10 @@ NETWORKS = {
         ({"sigma": -1.0}, "sigma"),
         ({"sigma": float("inf")}, "sigma"),
         ({"sigma": float("nan")}, "sigma"),
+        ({"softmax_temperature": 0.0}, "softmax_temperature must be from"),
+        ({"softmax_temperature": float("nan")}, "softmax_temperature must be from"),
+        ({"softmax_temperature": 10.0, "loss": "l2"}, "losses with a softmax, loss is l2"),
+        ({"family": "hourglass", "architecture": "hourglass1", "size": 96}, "multiple of 64"),
         ({"stride": 2}, "hrnet has stride 4"),
         ({"family": "hourglass", "architecture": "hourglass2", "stride": 2}, "hourglass has"),
         ({"family": "mapnet", "architecture": "resnet18", "stride": 8}, "stride 4 or 2 or 1"),
@@ -91,20 +95,32 @@ def test_a_loss_is_least_at_maps_that_decode_to_the_truth(loss):
     assert at(0) == pytest.approx(0, abs=1e-3)
 
 
+@pytest.mark.parametrize("loss", [loss for loss in LOSSES if loss != "l2"])
+def test_the_softmax_temperature_is_that_of_the_loss_and_of_the_decoder(loss):
+    maps = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    points = torch.rand(2, 3, 2, generator=torch.Generator().manual_seed(1))
+    hot = named_loss(loss, 1.0, temperature=10.0)(maps, points)
+    torch.testing.assert_close(hot, named_loss(loss, 1.0)(10 * maps, points))
+    spec = HeatmapRecipe(loss=loss, softmax_temperature=10.0).model_spec()
+    assert spec.decoder_params["temperature"] == 10.0
+
+
 # --- the recipe as a whole ------------------------------------------------------------------
 
 
 @pytest.mark.shared
-def test_eight_real_faces_are_learned_by_heart(monkeypatch):
+@pytest.mark.parametrize("loss", LOSSES)
+def test_eight_real_faces_are_learned_by_heart(monkeypatch, loss):
     """DARK reads between cells, so 16 x 16 are enough; it needs two on all sides of a peak."""
     recipe = HeatmapRecipe(
         family="mapnet",
         architecture="resnet18",
         size=64,
         growth=1.5,
-        loss="l2",
+        loss=loss,
         sigma=1.0,
-        decoder="dark",
+        softmax_temperature=1.0 if loss == "l2" else 10.0,
+        decoder="dark" if loss == "l2" else "auto",
         augmentation=STILL,
     )
     assert nme_by_heart(monkeypatch, recipe, rate=3e-3, steps=120) < 1.0
