@@ -29,6 +29,7 @@ from field import (
     BOXES_32,
     DEFAULT,
     FRAME_1,
+    FRAME_4,
     FRAME_9,
     FRAME_32,
     MANY,
@@ -147,7 +148,7 @@ def test_wishes_of_what_did_not_run_are_left_out(tmp_path: Path) -> None:
 
 
 def test_a_wish_that_cannot_be_judged_for_another_reason_is_an_error(tmp_path: Path) -> None:
-    names = (BOXES_32, NETWORK_32, FRAME_1, FRAME_9, FRAME_32)
+    names = (BOXES_32, NETWORK_32, FRAME_1, FRAME_4, FRAME_9, FRAME_32)
     times = {(MANY, name): measured([3.0]) for name in names}  # nothing timed inside the runs
     with pytest.raises(KeyError, match="around"):
         list(claims(times, tmp_path / "r18.onnx", None))

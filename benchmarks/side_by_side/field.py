@@ -31,7 +31,7 @@ DEFAULT = default_landmarks("cpu")
 MESH = "mediapipe FaceMesh, 468 points"
 DLIB = "dlib HOG + 68"
 NUMPY, TORCH = "numpy", "PyTorch"
-FRAME_1, FRAME_9 = "Detector, 1 face", "Detector, a frame of 9 faces"
+FRAME_1, FRAME_4, FRAME_9 = "Detector, 1 face", *(f"Detector, a frame of {n} faces" for n in (4, 9))
 FRAME_32 = f"Detector, a frame of {FACES} faces"
 BOXES_32, NETWORK_32 = f"{DEFAULT}, {FACES} boxes", f"{DEFAULT}, network, batch {FACES}"
 
@@ -80,7 +80,7 @@ def contenders(
         yield Contender(WHOLE, f"{name} + {DEFAULT_DETECTOR}", "ours", "whole", options)
     for name, path in (
         (FRAME_1, made.frame),
-        (FRAME_9, made.grid),
+        *zip((FRAME_4, FRAME_9), made.grids, strict=True),
         (FRAME_32, made.crowd),
     ):
         yield Contender(MANY, name, "ours", "whole", {"model": DEFAULT, "frame": str(path)})

@@ -21,8 +21,9 @@ from facemark_sdk.bench import BUNDLED_FRAME
 from facemark_sdk.image import Image
 
 SEED = 5
-GRID = (3, 3)
-"""Copies of the frame, columns and rows, in one of the same size: as many faces."""
+GRIDS = (2, 3)
+"""Copies of the frame, columns and rows, in one of the same size: four and nine faces, for both of
+which the detector looks at all sizes."""
 CROWD = (8, 4)
 TILE = 160
 """Pixels of a face's square in the crowd."""
@@ -39,7 +40,7 @@ class Prepared:
     pfld: dict[str, Path]
     yunet: dict[str, Path]
     frame: Path
-    grid: Path
+    grids: list[Path]
     crowd: Path
     box: list[float]
     crowd_boxes: list[list[float]]
@@ -75,8 +76,9 @@ def prepare(folder: Path) -> Prepared:
     }
     image = load_image(BUNDLED_FRAME)
     box = FaceDetector(backend="cpu")(image).boxes[0]
-    grid, crowd = folder / "grid.png", folder / "crowd.png"
-    cv2.imwrite(str(grid), _grid(image))
+    grids, crowd = [folder / f"grid{side}.png" for side in GRIDS], folder / "crowd.png"
+    for grid, side in zip(grids, GRIDS, strict=True):
+        cv2.imwrite(str(grid), _grid(image, side))
     cv2.imwrite(str(crowd), _crowd(image, box))
     inner = (box - np.tile(_square(image, box)[:2], 2)) * (TILE / _square(image, box)[2])
     corners = [(TILE * x, TILE * y) for y in range(CROWD[1]) for x in range(CROWD[0])]
@@ -87,7 +89,7 @@ def prepare(folder: Path) -> Prepared:
         pfld,
         yunet,
         BUNDLED_FRAME,
-        grid,
+        grids,
         crowd,
         box.tolist(),
         [(inner + np.tile(corner, 2)).tolist() for corner in corners],
@@ -104,12 +106,11 @@ def _export(path: Path, make: Callable[[], nn.Module], sides: tuple[int, int]) -
     return path
 
 
-def _grid(image: Image) -> Image:
-    """The frame in small, several times, in a frame of its size."""
+def _grid(image: Image, side: int) -> Image:
+    """The frame in small, side x side times, in a frame of its size."""
     height, width = image.shape[:2]
-    columns, rows = GRID
-    small = cv2.resize(image, (width // columns, height // rows), interpolation=cv2.INTER_AREA)
-    tiled = np.tile(small, (rows, columns, 1))
+    small = cv2.resize(image, (width // side, height // side), interpolation=cv2.INTER_AREA)
+    tiled = np.tile(small, (side, side, 1))
     spare = ((0, height - tiled.shape[0]), (0, width - tiled.shape[1]), (0, 0))
     return np.asarray(np.pad(tiled, spare), np.uint8)
 
