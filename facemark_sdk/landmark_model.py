@@ -139,11 +139,11 @@ class LandmarkModel:
             )
         if not len(crops):
             return self._nothing()
+        if len(crops) <= self._most:
+            return self.decode(self.infer(crops))
         # alike in size: a last batch of one face takes more than its share
         batches = np.array_split(crops, -(-len(crops) // self._most))
         parts = [self.decode(self.infer(batch)) for batch in batches]
-        if len(parts) == 1:
-            return parts[0]
         spreads = [part.covariances for part in parts if part.covariances is not None]
         return Landmarks(
             points=np.concatenate([part.points for part in parts]),

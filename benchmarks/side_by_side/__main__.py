@@ -93,7 +93,7 @@ def main(
         console.print(_table(group, rows))
     for (group, name), why in missing.items():
         console.print(f"not measured: {group}: {name}: {why}", markup=False)
-    rates = _rates(times, {R18: made.r18, **({R18_INT8: int8} if int8 else {})})
+    rates = _rates(times, {R18: made.r18, **({R18_INT8: made.r18} if int8 else {})})
     for name, rate in rates.items():
         console.print(f"{name}: {rate:.1f} GFLOP/s")
     wishes = list(judged.claims(times, made.r18, int8))

@@ -97,17 +97,22 @@ def decode_pip(outputs: Mapping[str, Floats], own: Floats, others: Floats) -> De
     faces, landmarks, rows, columns = maps.shape
     peaks = find_peaks(maps)
     best = peaks.rows * columns + peaks.columns
-    corner = np.stack((peaks.columns, peaks.rows)).astype(np.float32)  # (2, N, L)
+    corner = np.empty((2, faces, landmarks), np.float32)
+    corner[0], corner[1] = peaks.columns, peaks.rows
     # Flat indices: what is read lies far apart, and every pass over it takes its time.
     at = best + first_cells(maps.shape)
-    predictions = np.stack([_taken(outputs, name, maps.shape, at) for name in ("x", "y")])
+    predictions = np.empty_like(corner)
+    for axis, name in enumerate(("x", "y")):
+        predictions[axis] = _taken(outputs, name, maps.shape, at)
     predictions += corner
     points = predictions * own
     if others.shape[1]:
+        count = others.shape[1] // landmarks
         shape = faces, others.shape[1], rows, columns
-        first = first_cells(shape).reshape(faces, landmarks, others.shape[1] // landmarks)
-        at = first + best[..., None]
-        opinions = np.stack([_taken(outputs, name, shape, at) for name in ("nb_x", "nb_y")])
+        at = first_cells(shape).reshape(faces, landmarks, count) + best[..., None]
+        opinions = np.empty((2, *at.shape), np.float32)
+        for axis, name in enumerate(("nb_x", "nb_y")):
+            opinions[axis] = _taken(outputs, name, shape, at)
         opinions += corner[..., None]
         points += opinions.reshape(2, faces, others.shape[1]) @ others.T
     fractions = np.empty((faces, landmarks, 2), np.float32)
