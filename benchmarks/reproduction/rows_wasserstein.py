@@ -1,7 +1,8 @@
 """The rows of the Wasserstein paper: losses and sigmas, read by GET_MAX and GET_BC.
 
-GET_MAX is "the position of the maximum value", resampled "using 4 neighbouring pixel" (section
-5.3): a quarter shift. GET_BC is the barycentre (equation 6), by the recipe's own decoder after all
+GET_MAX is "the position of the maximum value", resampled "using 4 neighbouring pixel (bilinear
+interpolation)" (section 5.3). Which interpolation that is the paper does not say; ours is HRNet's
+own quarter shift, which its baseline, the published HRNet, reads by. GET_BC is the barycentre (equation 6), by the recipe's own decoder after all
 losses that take maps through a softmax. How the paper took it of L2's maps it does not say: of the
 map itself over its sum, or through a softmax; both are read.
 """
@@ -24,9 +25,9 @@ _KINDS = {
     "Wasserstein, sigma 1.5": ("wasserstein", 1.5),
     "Wasserstein, sigma 3": ("wasserstein", 3.0),
     "Jensen-Shannon, sigma 1": ("js", 1.0),
-    "soft-argmax": ("soft_argmax", 1.0),
+    "soft-argmax": ("soft_argmax", None),
 }
-"""By name the loss and sigma; the soft-argmax has no targets, so sigma says nothing there."""
+"""By name the loss and sigma; the soft-argmax has no targets."""
 _OTHER_READINGS = {
     "l2": ("barycentre_sum", "barycentre"),
     "wasserstein": ("quarter_shift",),
@@ -49,8 +50,8 @@ def rows(scale: Scale, common: dict[str, Any]) -> list[Row]:
             name,
             HeatmapRecipe(
                 loss=loss,
-                sigma=sigma,
-                softmax_temperature=1.0 if loss == "l2" else _SOFTMAX_TEMPERATURE,
+                **({} if sigma is None else {"sigma": sigma}),
+                **({} if loss == "l2" else {"softmax_temperature": _SOFTMAX_TEMPERATURE}),
                 **settings,
             ),
             readings=_OTHER_READINGS[loss],

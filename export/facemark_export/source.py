@@ -23,6 +23,7 @@ from facemark_export.onnx_file import IR_VERSION, OPSET
 from facemark_sdk import __version__
 from facemark_sdk.crop import CROP_RULES
 from facemark_sdk.decode import DECODERS
+from facemark_sdk.decode.barycentre import covariance_scale_param
 from facemark_sdk.detect import retinaface
 from facemark_sdk.errors import CheckpointError, ModelError
 from facemark_sdk.spec import CropRule, InputSpec, ModelSpec, Precision
@@ -238,6 +239,9 @@ def _chosen(spec: ModelSpec, choices: Choices) -> ModelSpec:
         _check_decoder(spec, decoder)
         if spec.decoder in _FLOORED:
             params["origin"] = CELL_CENTRE
+        # tau of a window and the temperature of a softmax are not the same thing
+        if (decoder in _SPREADING) != (spec.decoder in _SPREADING):
+            params.pop("temperature", None)
     if choices.covariance_scale is not None:
         if decoder not in _SPREADING:
             raise ModelError(
@@ -257,7 +261,7 @@ def _chosen(spec: ModelSpec, choices: Choices) -> ModelSpec:
         if spec.task != "detection" or not usable(value):
             raise ModelError(f"{option} is for detectors, {wanted}; got {value}")
         params[option] = value
-    return dataclasses.replace(
+    chosen = dataclasses.replace(
         spec,
         name=choices.name or spec.name,
         decoder=decoder,
@@ -268,6 +272,9 @@ def _chosen(spec: ModelSpec, choices: Choices) -> ModelSpec:
         training_data=choices.training_data or spec.training_data,
         producer=f"facemark-export {__version__}, ONNX opset {OPSET}, IR {IR_VERSION}",
     )
+    if choices.covariance_scale is not None:
+        covariance_scale_param(chosen)
+    return chosen
 
 
 def _check_decoder(spec: ModelSpec, decoder: str) -> None:

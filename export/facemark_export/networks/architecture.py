@@ -28,7 +28,8 @@ from facemark_sdk.spec import ModelSpec
 
 HRNET = "hrnetv2_w18"
 COORDINATE_FAMILIES = ("hrnet", "mapnet", "hourglass", "cpn")
-"""Families whose convolutions may see coordinates; the name then ends in `SUFFIX`."""
+"""Families that give maps alone. Their convolutions may see coordinates; the name then ends in
+`SUFFIX`."""
 KNOWN = (
     f"pipnet ({', '.join(ARCHITECTURES)}), hrnet ({HRNET}), "
     f"{', '.join(OFFSET_HEADS)} (hourglass1, hourglass2, ..., or as pipnet), "
@@ -150,9 +151,14 @@ def build_network(spec: ModelSpec) -> nn.Module:
     """
     architecture = architecture_of(spec)
     network = build(architecture)
-    if spec.decoder_params.get("correction"):
-        return CorrectedNetwork(network, architecture.landmarks)
-    return network
+    if not spec.decoder_params.get("correction"):
+        return network
+    if architecture.family not in COORDINATE_FAMILIES or spec.decoder != "regression":
+        raise ModelError(
+            f"spec of {spec.name!r}: correction is of {', '.join(COORDINATE_FAMILIES)} with "
+            f"decoder regression, not of {architecture.family} with {spec.decoder}"
+        )
+    return CorrectedNetwork(network, architecture.landmarks)
 
 
 def _parameter(spec: ModelSpec, name: str) -> Any:

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from facemark_export.networks.coordconv import COORDINATES, CoordConv2d
 from facemark_export.networks.stages import last_stage
-from facemark_export.networks.trunks import load_imagenet
+from facemark_sdk.errors import CheckpointError
 
 
 def peak_cells(maps: Tensor) -> Tensor:
@@ -35,7 +36,9 @@ class CorrectedNetwork(nn.Module):
         self.network = network
         convolutions = (m for m in network.modules() if isinstance(m, nn.Conv2d))
         *_, head = (m for m in convolutions if m.out_channels == landmarks)
-        self.correction = nn.Linear(head.in_channels, 2 * landmarks)
+        # the features as the hook sees them, before a CoordConv appends its own to them
+        features = head.in_channels - COORDINATES * isinstance(head, CoordConv2d)
+        self.correction = nn.Linear(features, 2 * landmarks)
         nn.init.zeros_(self.correction.weight)
         nn.init.zeros_(self.correction.bias)
         # In a list, not to be named twice among the weights.
@@ -62,4 +65,9 @@ class CorrectedNetwork(nn.Module):
         Raises:
             CheckpointError: No package carries them, or it is not installed.
         """
-        load_imagenet(self.network)
+        if not hasattr(self.network, "load_imagenet"):
+            raise CheckpointError(
+                f"no package carries ImageNet weights for {type(self.network).__name__}; use "
+                "--no-imagenet"
+            )
+        self.network.load_imagenet()

@@ -35,7 +35,7 @@ the decoder takes a map without a positive value for cell (0, 0) (COMPAT 3.2).""
 
 
 def integer_loss(heatmaps: Tensor, points: Tensor, sigma: float) -> Tensor:
-    """Mean square difference to the integer maps, summed over the stages (equation 6).
+    """Mean square difference to the integer maps of every stage (equation 6; COMPAT 3.3).
 
     Args:
         heatmaps: (N, L, G, G) or (N, stages, L, G, G).
@@ -44,7 +44,7 @@ def integer_loss(heatmaps: Tensor, points: Tensor, sigma: float) -> Tensor:
     """
     truth = rounded_maps(points, heatmaps.shape[-1], sigma, quantise="floor")
     each = [F.mse_loss(maps.to(truth.dtype), truth) for maps in stages(heatmaps)]
-    return torch.stack(each).sum()
+    return torch.stack(each).mean()
 
 
 def decimal_loss(

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from facemark_export.training.ground_kernels import GroundKernel, ground_kernel
+from facemark_export.training.loop_recipe import TrainingError
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,19 @@ class SinkhornSettings:
     """Begin with the potentials of maps pooled by 2, where sides are even."""
     squared: bool = False
     """Squared distance, which is separable, instead of the distance."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that no iteration can have.
+
+        Raises:
+            TrainingError: One is out of range; the message names it.
+        """
+        if not 0 < self.epsilon < float("inf"):
+            raise TrainingError(f"sinkhorn epsilon must be a positive number, got {self.epsilon}")
+        if self.iterations < 1:
+            raise TrainingError(f"sinkhorn iterations must be at least 1, got {self.iterations}")
+        if not 0 <= self.tolerance < float("inf"):
+            raise TrainingError(f"sinkhorn tolerance must be 0 or more, got {self.tolerance}")
 
 
 class Transport(NamedTuple):

@@ -31,7 +31,7 @@ RECIPES: dict[str, tuple[str, LoopRecipe]] = {
     ),
     "hih_base": (
         "HIH with four hourglasses and its authors' settings, WFLW's 98 landmarks",
-        replace(HIH_PUBLISHED, architecture="hourglass4", offset_weight=0.05),
+        replace(HIH_PUBLISHED, architecture="hourglass4"),
     ),
     "hih_lite0_68": (
         "HIH's maps on EfficientNet-Lite0 at 128 pixels, for two CPU cores, 68 landmarks",
@@ -39,7 +39,7 @@ RECIPES: dict[str, tuple[str, LoopRecipe]] = {
     ),
     "hih_small": (
         "HIH with two hourglasses and its authors' settings, WFLW's 98 landmarks",
-        replace(HIH_PUBLISHED, architecture="hourglass2", offset_weight=0.05),
+        replace(HIH_PUBLISHED, architecture="hourglass2"),
     ),
     "hih_tiny": (
         "HIH with one hourglass and its authors' settings, WFLW's 98 landmarks",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +12,7 @@ import torch
 from facemark_export.networks.architecture import build_network
 from facemark_export.training.heatmaps import ORIGIN, HeatmapTask, LossName, named_loss
 from facemark_export.training.loop_recipe import TrainingError
-from facemark_export.training.recipes.landmarks import LandmarkRecipe
+from facemark_export.training.recipes.landmarks import LandmarkRecipe, refuse_unused
 from facemark_export.training.sinkhorn import SinkhornSettings
 from facemark_sdk.decode.params import TEMPERATURES
 from facemark_sdk.errors import ModelError
@@ -21,6 +21,13 @@ from facemark_sdk.spec import ModelSpec
 HEATMAP_STRIDE = 4
 """Pixels a cell of every heatmap network but MapNet, whose stride can be chosen."""
 
+_READ_BY = {
+    True: ("quarter_shift", "dark", "barycentre_sum"),
+    False: ("barycentre", "quarter_shift"),
+}
+"""Decoders by whether the loss is L2: others take a softmax of what is none, or a logarithm of
+what a softmax made."""
+SINKHORN = SinkhornSettings()
 HOURGLASS_MULTIPLE = 64
 """Pixels: an hourglass halves maps of stride 4 four times."""
 
@@ -43,13 +50,14 @@ class HeatmapRecipe(LandmarkRecipe):
     """L2 between maps, the 2D Wasserstein distance, the Jensen-Shannon divergence, or L1 of the
     barycentres (soft_argmax); all but L2 take the maps through a softmax."""
     sigma: float = 3.0
-    """Of the targets' Gaussians, in cells (Wasserstein paper, section 5.2: 1, 1.5 or 3)."""
+    """Of the targets' Gaussians, in cells (Wasserstein paper, section 5.2: 1, 1.5 or 3). The loss
+    soft_argmax has no targets."""
     softmax_temperature: float = 1.0
     """What maps are multiplied by before the softmax of all losses but L2. The paper's is 1; fresh
     networks give small values, so that larger ones learn faster at first."""
     decoder: Literal["auto", "quarter_shift", "dark", "barycentre", "barycentre_sum"] = "auto"
     """How maps are read; auto: a quarter shift after L2, else the barycentre."""
-    sinkhorn: SinkhornSettings = field(default_factory=SinkhornSettings)
+    sinkhorn: SinkhornSettings = SINKHORN
     """Of the Wasserstein loss's iteration."""
 
     def __post_init__(self) -> None:
@@ -67,8 +75,20 @@ class HeatmapRecipe(LandmarkRecipe):
                 f"softmax_temperature must be from {TEMPERATURES[0]:g} to {TEMPERATURES[1]:g}, got "
                 f"{self.softmax_temperature}"
             )
-        if self.loss == "l2" and self.softmax_temperature != 1:
-            raise TrainingError("softmax_temperature is of losses with a softmax, loss is l2")
+        if self.decoder != "auto" and self.decoder not in _READ_BY[self.loss == "l2"]:
+            raise TrainingError(
+                f"decoder {self.decoder} cannot read what loss {self.loss} makes; it takes "
+                f"{', '.join(_READ_BY[self.loss == 'l2'])}"
+            )
+        refuse_unused(
+            self,
+            {
+                "softmax_temperature": self.loss != "l2",
+                "sigma": self.loss != "soft_argmax",
+                "sinkhorn": self.loss == "wasserstein",
+            },
+            f"loss {self.loss}",
+        )
         if self.family == "hourglass" and self.size % HOURGLASS_MULTIPLE:
             raise TrainingError(
                 f"size must be a multiple of {HOURGLASS_MULTIPLE} for hourglasses, got {self.size}"

@@ -16,6 +16,7 @@ from facemark_export.networks.hih_trunk import (
     SIZES,
     STRIDE,
     VALUE_SIDE,
+    stacks_of,
 )
 from facemark_export.training.augment import Augmentation
 from facemark_export.training.hih import (
@@ -26,7 +27,7 @@ from facemark_export.training.hih import (
     start_above_zero,
 )
 from facemark_export.training.loop_recipe import TrainingError
-from facemark_export.training.recipes.landmarks import LandmarkRecipe
+from facemark_export.training.recipes.landmarks import LandmarkRecipe, refuse_unused
 from facemark_sdk.errors import ModelError
 from facemark_sdk.spec import ModelSpec
 
@@ -39,8 +40,8 @@ DECODERS: dict[Refinement, str] = {
     "wsm": "quarter_shift",  # the appendix takes HRNet's practice for it
     "dark": "dark",
 }
-CSC_WEIGHT = 0.1
-"""Section IV-A3."""
+CSC_WEIGHTS = {1: 0.1, 2: 0.05}
+"""Section IV-A3, by the number of hourglasses, 2 for more as well; a trunk is as one."""
 OTHER_WEIGHT = 0.001
 """The paper has none for these. CSC's gradient is hundreds of times smaller: under its weight they
 drown the integer maps', which then stay at zero (eight faces, 80 steps: NME 9 to 44 %)."""
@@ -74,7 +75,7 @@ class HihRecipe(LandmarkRecipe):
     """Of soft labels, in cells of the decimal maps (Table X)."""
     offset_weight: float | None = None
     """Of the offsets' loss against the integer maps' (section IV-A3, for CSC: 0.1 with one
-    hourglass, 0.05 with more). None: 0.1 for CSC, 0.001 for all others."""
+    hourglass, 0.05 with more). None: these for CSC, 0.001 for all others."""
     offset_zeros: bool = True
     """For wom: whether cells without a landmark are taught 0, as the appendix has it, or nothing,
     as in CornerNet."""
@@ -87,6 +88,19 @@ class HihRecipe(LandmarkRecipe):
             LayoutError: The layout is unknown.
         """
         LandmarkRecipe.__post_init__(self)
+        decimal = self.refinement == "hih"
+        refuse_unused(
+            self,
+            {
+                "offset_size": self.refinement in ("hih", "wov"),
+                "loss": decimal,
+                "labels": decimal,
+                "decimal_sigma": decimal and self.labels == "soft",
+                "offset_weight": self.refinement in OFFSET_HEADS,
+                "offset_zeros": self.refinement == "wom",
+            },
+            f"refinement {self.refinement}, labels {self.labels}",
+        )
         for name in ("sigma", "decimal_sigma", "offset_weight"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
@@ -133,7 +147,8 @@ class HihRecipe(LandmarkRecipe):
         csc = self.refinement == "hih" and self.loss == "csc"
         if csc:
             start_above_zero(network)
-        usual = CSC_WEIGHT if csc else OTHER_WEIGHT
+        stacks = max(1, stacks_of(self.architecture))
+        usual = CSC_WEIGHTS[min(stacks, 2)] if csc else OTHER_WEIGHT
         return HihTask(
             network,
             spec,
@@ -170,7 +185,6 @@ class HihRecipe(LandmarkRecipe):
 
 PUBLISHED = HihRecipe(
     architecture="hourglass1",
-    offset_weight=CSC_WEIGHT,
     layout="wflw98",
     imagenet=False,
     growth=1.2,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,23 @@ class LandmarkFaces:
     weights: tuple[float, ...]
     held_out: list[AnnotatedFace]
     shapes: NDArray[np.float32]
+
+
+def refuse_unused(recipe: LoopRecipe, used: Mapping[str, bool], where: str) -> None:
+    """Refuse settings that would do nothing.
+
+    Args:
+        recipe: Whose settings.
+        used: By setting, whether it has a use; one that has none must have its default.
+        where: What it has no use with, for the message.
+
+    Raises:
+        TrainingError: One has no use and another value than its default.
+    """
+    defaults = {f.name: f.default for f in fields(recipe)}
+    for name, useful in used.items():
+        if not useful and getattr(recipe, name) != defaults[name]:
+            raise TrainingError(f"{name} has no use with {where}; leave it out")
 
 
 @dataclass(frozen=True, kw_only=True)

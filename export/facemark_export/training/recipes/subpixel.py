@@ -19,6 +19,7 @@ from facemark_export.training.augment import Augmentation
 from facemark_export.training.heatmaps import HeatmapTask, named_loss
 from facemark_export.training.loop_recipe import TrainingError
 from facemark_export.training.recipes.heatmaps import HeatmapRecipe
+from facemark_export.training.recipes.landmarks import refuse_unused
 from facemark_export.training.subpixel import (
     ORIGINS,
     CorrectionTask,
@@ -26,6 +27,7 @@ from facemark_export.training.subpixel import (
     SubpixelLoss,
 )
 from facemark_sdk.decode.heatmap import SUBPIXEL_TEMPERATURE, WINDOW
+from facemark_sdk.decode.params import TEMPERATURES
 from facemark_sdk.layouts import get_layout
 from facemark_sdk.spec import ModelSpec
 
@@ -109,13 +111,16 @@ class SubpixelRecipe(HeatmapRecipe):
         if self.window not in WINDOWS:
             raise TrainingError(f"window must be 0 (none), 3, 5 or 7 cells, got {self.window}")
         for name, usable in (
-            ("temperature", 0 < self.temperature < float("inf")),
+            ("temperature", TEMPERATURES[0] <= self.temperature <= TEMPERATURES[1]),
             ("coordinate_weight", 0 <= self.coordinate_weight < float("inf")),
         ):
             if not usable:
                 raise TrainingError(f"{name} is out of range: {getattr(self, name)}")
-        if self.coordinate_weight and not self.window:
-            raise TrainingError("coordinate_weight needs a window, which is 0")
+        refuse_unused(
+            self,
+            {"coordinate_weight": bool(self.window), "temperature": bool(self.window)},
+            f"window {self.window}",
+        )
         if self.decoder != "auto" and (self.window or self.loss != "l2" or self.corrects):
             raise TrainingError(
                 f"decoder {self.decoder} goes with window 0, loss l2 and no correction; leave it "
