@@ -1,10 +1,10 @@
 """The rows of the Wasserstein paper: losses and sigmas, read by GET_MAX and GET_BC.
 
 GET_MAX is "the position of the maximum value", resampled "using 4 neighbouring pixel (bilinear
-interpolation)" (section 5.3). Which interpolation that is the paper does not say; ours is HRNet's
-own quarter shift, which its baseline, the published HRNet, reads by. GET_BC is the barycentre (equation 6), by the recipe's own decoder after all
-losses that take maps through a softmax. How the paper took it of L2's maps it does not say: of the
-map itself over its sum, or through a softmax; both are read.
+interpolation)" (section 5.3). How, the paper does not say; here it is the quarter shift by which
+its baseline, the published HRNet, is read. GET_BC is the barycentre (equation 6), by the recipe's
+own decoder after all losses that take maps through a softmax. How the paper took it of L2's maps it
+does not say: of the map itself over its sum, or through a softmax; both are read.
 """
 
 from __future__ import annotations
