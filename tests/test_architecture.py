@@ -82,6 +82,32 @@ def test_specs_of_no_network_are_refused(changes, message):
         build_network(pip_spec(**changes))
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, "not of pipnet with pip"),
+        ({"decoder": "regression"}, "not of pipnet with regression"),
+        ({"family": "regression", "decoder": "regression"}, "not of regression with regression"),
+        ({"family": "mapnet", "decoder": "argmax"}, "not of mapnet with argmax"),
+        (
+            {"family": "hih", "architecture": "hourglass1", "decoder": "regression"},
+            "not of hih with regression",
+        ),
+    ],
+)
+def test_correction_is_of_networks_that_give_maps_alone(changes, message):
+    neighbours = [[1, 2]] * 68
+    numbers = {"neighbours": neighbours, "stride": 4, "offset_size": 8}
+    if changes.get("family", "pipnet") == "pipnet":
+        numbers["stride"] = 32
+    spec = pip_spec(**changes, decoder_params={**numbers, "correction": True})
+    with (
+        torch.device("meta"),
+        pytest.raises(ModelError, match=f"correction is of hrnet, mapnet, .*{message}"),
+    ):
+        build_network(spec)
+
+
 def test_an_unknown_layout_is_refused():
     with pytest.raises(LayoutError, match="'moon'"):
         build_network(pip_spec(layout="moon"))

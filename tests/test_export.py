@@ -19,8 +19,11 @@ from facemark_export import checkpoint, export
 from facemark_export.export import ParityError, export_checkpoint
 from facemark_export.graph import ExportGraph
 from facemark_export.networks import build_network
-from facemark_export.source import Choices
+from facemark_export.networks.architecture import Architecture, build
+from facemark_export.source import Choices, read_source
 from facemark_export.training.recipes import RECIPES
+from facemark_export.training.recipes.heatmaps import HeatmapRecipe
+from facemark_export.training.recipes.subpixel import SubpixelRecipe
 from facemark_sdk import FaceDetector, LandmarkModel
 from facemark_sdk.backends import create_backend
 from facemark_sdk.decode.pip import OUTPUT_NAMES
@@ -149,6 +152,63 @@ def test_another_crop_rule_goes_into_the_spec(tmp_path, mean_face):
     rule = CropRule(0.1, -0.2, 0.1, 0.05, square=True)
     export_checkpoint(ckpt, tmp_path / "model.onnx", Choices(crop=rule))
     assert LandmarkModel(tmp_path / "model.onnx", backend="cpu").spec.crop == rule
+
+
+SMALL = {"family": "mapnet", "architecture": "mobilenet_v2", "size": 64, "imagenet": False}
+HOT = HeatmapRecipe(**SMALL, softmax_temperature=20.0)
+WINDOWED = SubpixelRecipe(**SMALL, temperature=7.0)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "decoder", "temperature"),
+    [
+        (HOT, None, 20.0),
+        (HOT, "barycentre_sum", 20.0),
+        (HOT, "local_soft_argmax", None),
+        (WINDOWED, None, 7.0),
+        (WINDOWED, "barycentre", None),
+        (WINDOWED, "quarter_shift", 7.0),
+    ],
+)
+def test_a_temperature_goes_with_the_softmax_that_it_is_of(tmp_path, recipe, decoder, temperature):
+    """tau of a window of Gaussians' values is none of a whole map's logits, nor the reverse."""
+    ckpt, _ = random_checkpoint(tmp_path, recipe.model_spec())
+    _, spec = read_source(ckpt, Choices(decoder=decoder))
+    assert spec.decoder == (decoder or recipe.model_spec().decoder)
+    assert spec.decoder_params.get("temperature") == temperature
+    assert spec.decoder_params["origin"] == 0.5
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, 1e-4, 2e3, float("nan"), float("inf")])
+def test_a_covariance_scale_out_of_range_is_refused_at_export(tmp_path, scale):
+    ckpt, _ = random_checkpoint(tmp_path, HOT.model_spec())
+    with pytest.raises(ModelError, match=r"covariance_scale .* from 0\.001 to 1000"):
+        export_checkpoint(ckpt, tmp_path / "model.onnx", Choices(covariance_scale=scale))
+    assert not (tmp_path / "model.onnx").exists()
+
+
+def test_a_covariance_scale_of_a_decoder_without_covariances_is_refused(tmp_path):
+    ckpt, _ = random_checkpoint(tmp_path, WINDOWED.model_spec())
+    with pytest.raises(ModelError, match="covariance_scale is for decoder barycentre"):
+        read_source(ckpt, Choices(covariance_scale=2.0))
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        Architecture("mapnet", "mobilenet_v2", 68, stride=4),
+        Architecture("hrnet", "hrnetv2_w18_coordconv", 68),
+        Architecture("hih", "mobilenet_v2", 68, offset_size=8),
+    ],
+    ids=str,
+)
+def test_bare_weights_of_networks_that_only_we_make_need_the_file_that_says_what_they_are(
+    tmp_path, architecture
+):
+    torch.save(build(architecture).state_dict(), tmp_path / "bare.pth")
+    message = rf"bare\.pth: .*{architecture.name}.*pass the best\.safetensors"
+    with pytest.raises(CheckpointError, match=message):
+        read_source(tmp_path / "bare.pth", Choices())
 
 
 def test_weights_that_do_not_fit_their_spec_are_refused(tmp_path, mean_face):

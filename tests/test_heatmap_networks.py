@@ -251,6 +251,7 @@ def test_every_trainable_weight_learns(family, name):
     for key, parameter in network.named_parameters():
         assert parameter.grad is not None, key
         assert parameter.grad.isfinite().all(), key
+        assert parameter.grad.any(), key
 
 
 # --- coordinates ----------------------------------------------------------------------------

@@ -15,6 +15,9 @@ from facemark_export.training.heatmaps import ORIGIN, named_loss
 from facemark_export.training.loop import Run
 from facemark_export.training.loop_recipe import TrainingError
 from facemark_export.training.recipes.heatmaps import HeatmapRecipe
+from facemark_export.training.recipes.hih import HihRecipe
+from facemark_export.training.recipes.subpixel import SubpixelRecipe
+from facemark_export.training.sinkhorn import SinkhornSettings
 from facemark_export.training.wasserstein import log_gaussians
 from facemark_sdk import Detector, LandmarkModel
 
@@ -39,7 +42,6 @@ NETWORKS = {
         ({"sigma": float("nan")}, "sigma"),
         ({"softmax_temperature": 0.0}, "softmax_temperature must be from"),
         ({"softmax_temperature": float("nan")}, "softmax_temperature must be from"),
-        ({"softmax_temperature": 10.0, "loss": "l2"}, "losses with a softmax, loss is l2"),
         ({"family": "hourglass", "architecture": "hourglass1", "size": 96}, "multiple of 64"),
         ({"stride": 2}, "hrnet has stride 4"),
         ({"family": "hourglass", "architecture": "hourglass2", "stride": 2}, "hourglass has"),
@@ -68,9 +70,63 @@ def test_a_spec_says_network_decoder_stride_and_origin(family, loss):
     assert (spec.input.width, spec.crop.square) == (256, True)
 
 
-@pytest.mark.parametrize("decoder", ["quarter_shift", "dark", "barycentre", "barycentre_sum"])
-def test_a_decoder_can_be_asked_for(decoder):
-    assert HeatmapRecipe(decoder=decoder).model_spec().decoder == decoder
+FASTER = SinkhornSettings(iterations=5)
+RIVAL = {"siamese": False, "window": 0}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "setting", "useful", "useless"),
+    [
+        (HeatmapRecipe, {"sigma": 1.0}, {"loss": "js"}, {"loss": "soft_argmax"}),
+        (HeatmapRecipe, {"softmax_temperature": 10.0}, {"loss": "soft_argmax"}, {"loss": "l2"}),
+        (HeatmapRecipe, {"sinkhorn": FASTER}, {"loss": "wasserstein"}, {"loss": "js"}),
+        (HeatmapRecipe, {"sinkhorn": FASTER}, {}, {"loss": "l2"}),
+        (HihRecipe, {"offset_size": 4}, {"refinement": "wov"}, {"refinement": "wom"}),
+        (HihRecipe, {"offset_size": 4}, {}, {"refinement": "argmax"}),
+        (HihRecipe, {"loss": "mse"}, {}, {"refinement": "wov"}),
+        (HihRecipe, {"labels": "hard"}, {"loss": "mse"}, {"refinement": "dark"}),
+        (HihRecipe, {"decimal_sigma": 0.5}, {}, {"refinement": "wov"}),
+        (HihRecipe, {"decimal_sigma": 0.5}, {"labels": "soft"}, {"labels": "hard"}),
+        (HihRecipe, {"offset_weight": 0.1}, {"refinement": "wom"}, {"refinement": "wsm"}),
+        (HihRecipe, {"offset_zeros": False}, {"refinement": "wom"}, {"refinement": "hih"}),
+        (SubpixelRecipe, {"coordinate_weight": 0.1}, {"window": 3}, {"window": 0}),
+        (SubpixelRecipe, {"temperature": 5.0}, {"window": 7}, {"window": 0}),
+        (SubpixelRecipe, {"sigma": 1.0}, RIVAL, {**RIVAL, "loss": "soft_argmax"}),
+        (SubpixelRecipe, {"softmax_temperature": 10.0}, {**RIVAL, "loss": "soft_argmax"}, {}),
+        (SubpixelRecipe, {"sinkhorn": FASTER}, None, {}),
+    ],
+)
+def test_settings_without_use_are_refused(recipe, setting, useful, useless):
+    """They would make two recipes that train alike look different."""
+    recipe(**useless)
+    with pytest.raises(TrainingError, match=f"^{next(iter(setting))} has no use with "):
+        recipe(**useless, **setting)
+    if useful is not None:
+        recipe(**useful, **setting)
+
+
+READABLE = {
+    "l2": ("argmax", "quarter_shift", "dark", "barycentre_sum"),
+    **dict.fromkeys(
+        ("wasserstein", "js", "soft_argmax"), ("argmax", "quarter_shift", "barycentre")
+    ),
+}
+
+
+@pytest.mark.parametrize(("loss", "decoder"), [(x, d) for x in LOSSES for d in READABLE[x]])
+def test_a_decoder_can_be_asked_for(loss, decoder):
+    assert HeatmapRecipe(loss=loss, decoder=decoder).model_spec().decoder == decoder
+
+
+@pytest.mark.parametrize(
+    ("loss", "decoder"),
+    [("l2", "barycentre"), *((x, d) for x in LOSSES[1:] for d in ("dark", "barycentre_sum"))],
+)
+def test_a_decoder_that_does_not_fit_the_loss_is_refused(loss, decoder):
+    """A softmax of Gaussians' values is next to uniform; logits have no logarithm and no sum."""
+    message = f"decoder {decoder} cannot read what loss {loss} makes; .*{READABLE[loss][0]}"
+    with pytest.raises(TrainingError, match=message):
+        HeatmapRecipe(loss=loss, decoder=decoder)
 
 
 def test_mapnet_has_finer_maps_on_request():
@@ -109,18 +165,34 @@ def test_the_softmax_temperature_is_that_of_the_loss_and_of_the_decoder(loss):
 
 
 @pytest.mark.shared
-@pytest.mark.parametrize("loss", LOSSES)
-def test_eight_real_faces_are_learned_by_heart(monkeypatch, loss):
+@pytest.mark.parametrize(("loss", "steps"), [("wasserstein", 100), ("js", 80), ("soft_argmax", 80)])
+def test_eight_real_faces_are_learned_by_heart(monkeypatch, loss, steps):
+    """The border cuts Gaussians off and moves barycentres: at this growth perfect maps of sigma 1
+    are read to 0.1 %, of sigma 1.5 to 0.9 %."""
+    recipe = HeatmapRecipe(
+        family="hourglass",
+        architecture="hourglass1",
+        size=64,
+        growth=1.3,
+        loss=loss,
+        softmax_temperature=3.0,
+        augmentation=STILL,
+        **({} if loss == "soft_argmax" else {"sigma": 1.0}),
+    )
+    assert nme_by_heart(monkeypatch, recipe, rate=2e-3, steps=steps) < 1.0
+
+
+@pytest.mark.shared
+def test_l2_learns_eight_real_faces_by_heart(monkeypatch):
     """DARK reads between cells, so 16 x 16 are enough; it needs two on all sides of a peak."""
     recipe = HeatmapRecipe(
         family="mapnet",
         architecture="resnet18",
         size=64,
         growth=1.5,
-        loss=loss,
+        loss="l2",
         sigma=1.0,
-        softmax_temperature=1.0 if loss == "l2" else 10.0,
-        decoder="dark" if loss == "l2" else "auto",
+        decoder="dark",
         augmentation=STILL,
     )
     assert nme_by_heart(monkeypatch, recipe, rate=3e-3, steps=120) < 1.0

@@ -6,11 +6,15 @@ import dataclasses
 
 import numpy as np
 import pytest
+from conftest import CROP, graph, save
 from heatmap_samples import KINDS, maps_of, spec_of
 from hypothesis import given
 from hypothesis import strategies as st
+from onnx import TensorProto, helper
 
+from facemark_sdk import LandmarkModel
 from facemark_sdk.decode import DECODERS, make_decoder
+from facemark_sdk.errors import ModelError
 
 SIDE, LANDMARKS = 128, 68
 
@@ -88,6 +92,48 @@ def test_no_faces_give_no_points():
         found = make_decoder(spec_of(decoder))(drawn("noise", 0, 5, (8, 8)))
         assert found.points.shape == (0, 5, 2)
         assert found.scores.shape == (0, 5)
+
+
+@pytest.mark.parametrize(
+    ("decoder", "output", "shape"),
+    [
+        *(
+            ("offset_map", "offset_maps", shape)
+            for shape in ((1, 2, 4, 4), (3, 1, 4, 4), (3, 2, 4, 1), (3, 2, 8, 8), (3, 1, 2, 4, 4))
+        ),
+        *(
+            ("offset_value", "offset_values", shape)
+            for shape in ((1, 5, 2), (3, 1, 2), (3, 5, 1), (3, 2, 5), (2,), (3, 1, 5, 2))
+        ),
+    ],
+)
+def test_offsets_of_another_shape_are_refused(decoder, output, shape):
+    """Rather than stretched or cut to fit."""
+    outputs = {"heatmaps": np.zeros((3, 5, 4, 4), np.float32), output: np.zeros(shape, np.float32)}
+    with pytest.raises(ValueError, match=rf"{output} should be \(3, "):
+        make_decoder(spec_of(decoder))(outputs)
+
+
+@pytest.mark.parametrize(
+    ("decoder", "output", "shape"),
+    [("offset_map", "offset_maps", (2, 4, 4)), ("offset_value", "offset_values", (LANDMARKS, 2))],
+)
+def test_a_model_says_which_of_its_outputs_is_misshapen(tmp_path, decoder, output, shape):
+    maps = {"heatmaps": (1, LANDMARKS, 4, 4), output: (1, *shape)}
+    constants = {f"{name}_0": np.zeros(sides, np.float32) for name, sides in maps.items()}
+    nodes = [
+        helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["float"], ["mean"], axes=[1, 2, 3], keepdims=0),
+        helper.make_node("ReduceMax", ["mean"], ["any"], axes=[0], keepdims=0),
+        *(helper.make_node("Mul", ["any", f"{name}_0"], [name]) for name in maps),
+    ]
+    file = tmp_path / "model.onnx"
+    save(graph(nodes, constants, ["N", CROP, CROP, 3], maps), spec_of(decoder), file)
+    model = LandmarkModel(file, backend="cpu", threads=1)
+    right = {name: np.zeros((3, *sides[1:]), np.float32) for name, sides in maps.items()}
+    assert model.decode(right).points.shape == (3, LANDMARKS, 2)
+    with pytest.raises(ModelError, match=rf"'{decoder}' cannot read .*: {output} should be \(3, "):
+        model.decode({**right, output: right[output][:1]})
 
 
 def test_what_they_read():

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks" / "reproduction"))  # as Python does for the folder
@@ -20,6 +21,9 @@ import trial
 from rows import Row, tables
 from trial import run_trial, settings_of
 
+from facemark_export.networks import trunks
+from facemark_export.networks.architecture import architecture_of, build_network
+from facemark_export.networks.trunks import TRUNKS
 from facemark_export.training.loop import TrainingError
 from facemark_sdk.decode import DECODERS
 
@@ -103,6 +107,27 @@ def test_the_wasserstein_rows_are_those_of_the_papers_tables():
     assert {row.name: row.recipe.sigma for row in rows if row.recipe.loss != "soft_argmax"} == {
         name: float(name.split()[-1]) for name in read if name != "soft-argmax"
     }
+
+
+@pytest.mark.parametrize("table", ["wasserstein", "hih", "subpixel"])
+def test_the_papers_rows_can_be_built_and_take_imagenet_weights(monkeypatch, table):
+    """With a package's weights replaced by known ones, so that the test needs no package."""
+    (name,) = {row.recipe.architecture for row in tables("small", Path("data"))[table]}
+    torch.manual_seed(1)
+    weights = TRUNKS[name].network().state_dict()
+    monkeypatch.setattr(trunks, "imagenet_weights", lambda trunk: weights)
+    networks = {}
+    for row in tables("small", Path("data"))[table]:
+        spec = row.recipe.model_spec()
+        assert row.recipe.imagenet
+        assert spec.decoder in DECODERS
+        networks[architecture_of(spec), spec.decoder_params.get("correction")] = row.recipe
+    assert len(networks) == {"wasserstein": 1, "hih": 5, "subpixel": 2}[table]
+    for recipe in networks.values():
+        network = build_network(recipe.model_spec())
+        recipe.load_imagenet(network)
+        loaded = getattr(network, "network", network).trunk.state_dict()
+        assert all(torch.equal(loaded[key], value) for key, value in weights.items())
 
 
 def test_equal_rows_differ_by_nothing():

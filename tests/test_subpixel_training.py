@@ -17,8 +17,12 @@ from test_pipnet_training import drawn_face, write_folder
 
 from facemark_export import checkpoint
 from facemark_export.export import export_checkpoint
+from facemark_export.networks import trunks
+from facemark_export.networks.architecture import Architecture, build
 from facemark_export.networks.corrected import CorrectedNetwork, peak_cells
 from facemark_export.networks.mapnet import build_mapnet
+from facemark_export.networks.stages import last_stage
+from facemark_export.networks.trunks import TRUNKS
 from facemark_export.training.augment import (
     Augmentation,
     Placement,
@@ -47,6 +51,7 @@ from facemark_export.training.subpixel import (
     view_matrix,
 )
 from facemark_sdk import LandmarkModel
+from facemark_sdk.errors import CheckpointError
 from facemark_sdk.layouts import get_layout
 
 FLIP = np.array([1, 0, 2])
@@ -446,6 +451,66 @@ def test_the_correction_task_trains_and_validates(folder, tmp_path, kind):
     assert np.isfinite(figures["nme"])
 
 
+def test_a_corrected_network_takes_imagenet_weights(monkeypatch):
+    """With a package's weights replaced by known ones, so that the test needs no package."""
+    torch.manual_seed(1)
+    weights = TRUNKS["mobilenet_v2"].network().state_dict()
+    monkeypatch.setattr(trunks, "imagenet_weights", lambda trunk: weights)
+    for name in ("mobilenet_v2", "mobilenet_v2_coordconv"):
+        network = CorrectedNetwork(build(Architecture("mapnet", name, 3, stride=4)), 3)
+        network.load_imagenet()
+        loaded = network.network.trunk.state_dict()
+        for key, tensor in weights.items():
+            found = loaded[key][:, : tensor.shape[1]] if tensor.dim() == 4 else loaded[key]
+            assert torch.equal(found, tensor), key
+
+
+def test_a_corrected_network_without_a_trunk_says_that_there_are_no_imagenet_weights():
+    with torch.device("meta"):
+        network = CorrectedNetwork(build(Architecture("hrnet", "hrnetv2_w18", 7)), 7)
+    with pytest.raises(CheckpointError, match=r"HighResolutionNet; use --no-imagenet"):
+        network.load_imagenet()
+
+
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [
+        ("hrnet", "hrnetv2_w18"),
+        ("mapnet", "mobilenet_v2"),
+        ("hourglass", "hourglass2"),
+        ("cpn", "resnet18"),
+    ],
+)
+def test_networks_that_see_coordinates_are_corrected_too(family, name):
+    torch.manual_seed(0)
+    stride = 4 if family == "mapnet" else 0
+    inner = build(Architecture(family, f"{name}_coordconv", 7, stride=stride))
+    network = CorrectedNetwork(inner, 7).eval()
+    image = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        # corrections start at 0
+        peaks = peak_cells(last_stage(inner(image)))
+        torch.testing.assert_close(network(image).view(2, 7, 2), peaks.float() / 16)
+        maps, corrections = network.train()(image)
+    assert maps.shape[-3:] == (7, 16, 16)
+    assert corrections.shape == (2, 7, 2)
+
+
+def test_a_static_correction_exports_with_parity_and_runs(folder, tmp_path):
+    recipe = replace(LITE, **PLAIN, encoding="rounded", correction="static")
+    out = tmp_path / "run"
+    Run(recipe.build([folder]), recipe, "test", out, resume=False).train()
+    spec = checkpoint.read(out / "best.safetensors").spec
+    assert (spec.family, spec.decoder) == ("mapnet", "regression")
+    report = export_checkpoint(out / "best.safetensors", tmp_path / "model.onnx")
+    assert report.checks["fp32"].passed
+    crops = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8)
+    found = LandmarkModel(tmp_path / "model.onnx", backend="cpu").predict_crops(crops)
+    assert found.points.shape == (3, 68, 2)
+    assert np.isfinite(found.points).all()
+    assert (np.abs(found.points - 32) < 64).all()
+
+
 # --- recipes --------------------------------------------------------------------------------
 
 
@@ -479,7 +544,7 @@ def test_what_recipes_build_and_how_their_outputs_are_read(folder, changes, task
         ({"temperature": 0.0}, "temperature"),
         ({"temperature": float("nan")}, "temperature"),
         ({"coordinate_weight": -1.0}, "coordinate_weight"),
-        ({"coordinate_weight": 0.1, "window": 0}, "coordinate_weight needs a window"),
+        ({"coordinate_weight": 0.1, "window": 0}, "coordinate_weight has no use with window 0"),
         ({"decoder": "argmax"}, "decoder argmax goes with window 0"),
         ({"loss": "soft_argmax"}, "siamese off"),
         ({"loss": "soft_argmax", "siamese": False}, "window to 0"),

@@ -13,6 +13,7 @@ from scipy.special import logsumexp
 
 from facemark_export.training.ground_kernels import EuclideanKernel, SquaredKernel
 from facemark_export.training.heatmap_targets import continuous_maps
+from facemark_export.training.loop_recipe import TrainingError
 from facemark_export.training.sinkhorn import SinkhornSettings, alternate, balance
 from facemark_export.training.wasserstein import (
     SIGMAS,
@@ -459,6 +460,25 @@ def test_autocast_changes_nothing(loss, dtype):
         found = loss(maps.clone().requires_grad_(), points)
     assert found.dtype == torch.float32
     assert found.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("epsilon", value) for value in (0.0, -1.0, math.nan, math.inf)),
+        ("iterations", 0),
+        *(("tolerance", value) for value in (-1.0, math.nan, math.inf)),
+    ],
+)
+def test_settings_that_no_iteration_can_have_are_refused(name, value):
+    with pytest.raises(TrainingError, match=f"sinkhorn {name} must be .* got {value}"):
+        SinkhornSettings(**{name: value})
+
+
+def test_the_least_settings_are_usable():
+    loosest = SinkhornSettings(epsilon=0.01, iterations=1, tolerance=0.0)
+    log_p, log_q = drawn_pairs(4, 4)
+    assert wasserstein_distances(log_p, log_q, loosest).isfinite().all()
 
 
 # --- convergence ----------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from facemark_export.networks.coordconv import plain_name
 from facemark_export.networks.identify import identify
 from facemark_export.networks.normalise import IMAGENET_MEAN, IMAGENET_STD
 from facemark_export.networks.pipnet import ARCHITECTURES, TRUNK_STRIDE
+from facemark_export.networks.stages import CELL_MIDDLE, HEATMAP_STRIDE
 from facemark_export.networks.weights import load_weights, shapes_of
 from facemark_export.onnx_file import IR_VERSION, OPSET
 from facemark_sdk import __version__
@@ -33,13 +34,10 @@ PUBLISHED_SIZE = 256
 PUBLISHED_DET_SIZE = 640
 """RetinaFace's authors feed the whole image (COMPAT 5.2); this keeps its cost bounded."""
 PUBLISHED_SCORE = 0.5
-HEATMAP_STRIDE = 4
 HRNET_ORIGIN = 0.75
 """Cells that HRNet's decoding adds: half a cell, and a pixel as it counts from 1 (COMPAT 2.3)."""
-CELL_CENTRE = 0.5
-"""Cells that a heatmap's other decoders add for maps whose cells are floors (COMPAT 3.3)."""
 _FLOORED = ("hih", "offset_map", "offset_value")
-"""Decoders of such maps."""
+"""Decoders of maps whose cells are floors, to which others add a cell's middle (COMPAT 3.3)."""
 _SPREADING = ("barycentre", "barycentre_sum")
 """Decoders that give covariances."""
 UNKNOWN = "unknown: the checkpoint does not say; ask who published it"
@@ -238,7 +236,7 @@ def _chosen(spec: ModelSpec, choices: Choices) -> ModelSpec:
     if decoder != spec.decoder:
         _check_decoder(spec, decoder)
         if spec.decoder in _FLOORED:
-            params["origin"] = CELL_CENTRE
+            params["origin"] = CELL_MIDDLE
         # tau of a window and the temperature of a softmax are not the same thing
         if (decoder in _SPREADING) != (spec.decoder in _SPREADING):
             params.pop("temperature", None)

@@ -25,11 +25,10 @@ from facemark_export.networks.hourglass import (
     Unit,
 )
 from facemark_export.networks.mapnet import MapNet
+from facemark_export.networks.stages import HEATMAP_STRIDE
 from facemark_export.networks.trunks import TRUNKS
 from facemark_sdk.errors import ModelError
 
-STRIDE = 4
-"""Pixels a cell of the heatmaps, as of the hourglasses'."""
 PUBLISHED_SIDE = 256
 """Side of the input for which an offset head's size is stated; a head halves its features equally
 often whatever the input, so that half the side gives half the offset maps' side."""
@@ -74,7 +73,7 @@ class TrunkWithOffsets(MapNet):
     """
 
     def __init__(self, trunk: str, landmarks: int, offset_head: nn.Module) -> None:
-        super().__init__(trunk, landmarks, STRIDE)
+        super().__init__(trunk, landmarks, HEATMAP_STRIDE)
         self.conv1, self.conv2 = Unit(WIDTH, WIDTH), Unit(landmarks, WIDTH)
         self.offset_head = offset_head
 

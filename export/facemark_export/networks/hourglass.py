@@ -9,10 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from facemark_export.networks.normalise import IMAGENET_MEAN, IMAGENET_STD
+from facemark_export.networks.stages import HEATMAP_STRIDE
 from facemark_sdk.errors import ModelError
 
 DEPTH = 4
 """Levels of an hourglass."""
+HOURGLASS_MULTIPLE = HEATMAP_STRIDE * 2**DEPTH
+"""Pixels that divide the input's side: an hourglass halves the maps at every level."""
 WIDTH = 256
 OFFSET_WIDTH = 384
 HEATMAP_SIZE = 64

@@ -98,6 +98,11 @@ def decimal_maps(
     return _gaussians(cells, inner, sigma, patch=PATCH_SIGMAS * sigma)
 
 
+def full_precision(values: Tensor) -> Tensor:
+    """Float32 at least."""
+    return values if values.dtype == torch.float64 else values.float()
+
+
 def grid_cells(points: Tensor, side: int, quantise: Quantise) -> Tensor:
     """The column and row (N, L, 2) of each point, whole numbers from 0 to side - 1."""
     return _quantised(points * side, quantise).clamp(0, side - 1)

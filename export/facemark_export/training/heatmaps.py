@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from facemark_export.networks.stages import stages
-from facemark_export.training.augment import Augmentation
-from facemark_export.training.landmark_data import AnnotatedFace
+from facemark_export.networks.stages import CELL_MIDDLE, stages
 from facemark_export.training.landmark_task import LandmarkTask
 from facemark_export.training.sinkhorn import SinkhornSettings
 from facemark_export.training.wasserstein import (
@@ -22,9 +20,8 @@ from facemark_export.training.wasserstein import (
     soft_argmax_loss,
     wasserstein_loss,
 )
-from facemark_sdk.spec import ModelSpec
 
-ORIGIN = 0.5
+ORIGIN = CELL_MIDDLE
 """Cell c stands for the position (c + 0.5) / G: targets peak where the landmark lies, not at the
 nearest cell, so that a decoder has something to find between cells."""
 
@@ -65,29 +62,12 @@ class HeatmapTask(LandmarkTask):
     """A heatmap network in training.
 
     Args:
-        network: Gives (N, L, G, G), or (N, stages, L, G, G).
-        spec: As `LandmarkTask` takes it, and all that follow.
-        folders: Likewise.
-        weights: Likewise.
-        held_out: Likewise.
-        growth: Likewise.
-        augmentation: Likewise.
+        arguments: As `LandmarkTask`; the network gives (N, L, G, G), or (N, stages, L, G, G).
         loss: Of one stage's maps; the stages' losses are summed.
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        spec: ModelSpec,
-        folders: Sequence[Sequence[AnnotatedFace]],
-        weights: Sequence[float],
-        held_out: Sequence[AnnotatedFace],
-        growth: float,
-        augmentation: Augmentation,
-        *,
-        loss: MapLoss,
-    ) -> None:
-        super().__init__(network, spec, folders, weights, held_out, growth, augmentation)
+    def __init__(self, *arguments: Any, loss: MapLoss) -> None:
+        super().__init__(*arguments)
         self.loss = loss
 
     def targets(self, points: NDArray[np.float32]) -> dict[str, NDArray[Any]]:

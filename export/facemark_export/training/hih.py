@@ -7,7 +7,7 @@ compute in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Literal, TypeAlias
 
@@ -18,11 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from facemark_export.networks.stages import last_stage, stages
-from facemark_export.training.augment import Augmentation
 from facemark_export.training.heatmap_targets import decimal_maps, grid_cells, rounded_maps
-from facemark_export.training.landmark_data import AnnotatedFace
 from facemark_export.training.landmark_task import LandmarkTask
-from facemark_sdk.spec import ModelSpec
 
 DecimalLoss: TypeAlias = Literal["csc", "mse"]
 Labels: TypeAlias = Literal["soft", "hard"]
@@ -146,13 +143,8 @@ class HihTask(LandmarkTask):
     """A network of integer maps, with or without an offset head, in training.
 
     Args:
-        network: Gives heatmaps and what its offset head makes, or heatmaps alone.
-        spec: As `LandmarkTask` takes it, and all that follow.
-        folders: Likewise.
-        weights: Likewise.
-        held_out: Likewise.
-        growth: Likewise.
-        augmentation: Likewise.
+        arguments: As `LandmarkTask`; the network gives heatmaps and what its offset head makes, or
+            heatmaps alone.
         sigma: Of the integer maps, in cells.
         offset_loss: Of the offset head; None for a network without one.
         offset_weight: alpha of equation 6.
@@ -160,19 +152,12 @@ class HihTask(LandmarkTask):
 
     def __init__(
         self,
-        network: nn.Module,
-        spec: ModelSpec,
-        folders: Sequence[Sequence[AnnotatedFace]],
-        weights: Sequence[float],
-        held_out: Sequence[AnnotatedFace],
-        growth: float,
-        augmentation: Augmentation,
-        *,
+        *arguments: Any,
         sigma: float,
         offset_loss: OffsetLoss | None,
         offset_weight: float,
     ) -> None:
-        super().__init__(network, spec, folders, weights, held_out, growth, augmentation)
+        super().__init__(*arguments)
         self.sigma, self.offset_loss, self.offset_weight = sigma, offset_loss, offset_weight
 
     def targets(self, points: NDArray[np.float32]) -> dict[str, NDArray[Any]]:

@@ -26,7 +26,12 @@ from facemark_export.training.augment import (
     drawn_placement,
     into_crop,
 )
-from facemark_export.training.heatmap_targets import continuous_maps, grid_cells, rounded_maps
+from facemark_export.training.heatmap_targets import (
+    continuous_maps,
+    full_precision,
+    grid_cells,
+    rounded_maps,
+)
 from facemark_export.training.heatmaps import ORIGIN, HeatmapTask
 from facemark_export.training.regression_losses import l1, l2
 from facemark_sdk.decode.heatmap import SUBPIXEL_TEMPERATURE, WINDOW
@@ -66,7 +71,7 @@ class SubpixelLoss:
             points: (N, L, 2), fractions of the maps' side.
             seen: (N, 1, G, G) bool, cells that count; None for all.
         """
-        maps = _full_precision(maps)
+        maps = full_precision(maps)
         points = points.to(maps.dtype)
         errors = maps - encoded(points, maps.shape[-1], self.sigma, self.encoding)
         loss = (errors if seen is None else errors * seen).square().mean()
@@ -196,7 +201,7 @@ def joined(maps: Tensor, reversal: Reversal) -> tuple[Tensor, Tensor]:
     Returns:
         (N, L, G, G), and (N, 1, G, G) bool: cells that either crop shows.
     """
-    maps = _full_precision(maps)
+    maps = full_precision(maps)
     seen = torch.stack(reversal.seen.chunk(2))
     both = torch.stack(reversal(maps).chunk(2)) * seen
     return both.sum(0) / seen.sum(0).clamp(min=1), seen.any(0)
@@ -301,8 +306,3 @@ class CorrectionTask(HeatmapTask):
 
 def _within(cells: Tensor, side: int) -> Tensor:
     return (cells >= 0) & (cells < side)
-
-
-def _full_precision(values: Tensor) -> Tensor:
-    """Float32 at least."""
-    return values if values.dtype == torch.float64 else values.float()

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from facemark_export.training.heatmap_targets import continuous_maps
+from facemark_export.training.heatmap_targets import continuous_maps, full_precision
 from facemark_export.training.regression_losses import l1
 from facemark_export.training.sinkhorn import SinkhornSettings, transport
 
@@ -34,7 +34,7 @@ def log_gaussians(
     Returns:
         (N, L, H, W), finite however far outside a point is; float64 for such points, else float32.
     """
-    points = _full_precision(points)
+    points = full_precision(points)
     down, across = (
         _log_gaussian(points[..., axis] * side - origin, side, sigma)
         for axis, side in ((1, height), (0, width))
@@ -44,7 +44,7 @@ def log_gaussians(
 
 def log_softmax(heatmaps: Tensor) -> Tensor:
     """Logarithms of the maps as distributions, (N, L, H, W)."""
-    flat = torch.log_softmax(_full_precision(heatmaps).flatten(2), -1)
+    flat = torch.log_softmax(full_precision(heatmaps).flatten(2), -1)
     return flat.view(heatmaps.shape)
 
 
@@ -121,7 +121,7 @@ def l2_loss(heatmaps: Tensor, points: Tensor, sigma: float, *, origin: float = 0
 
     Arguments as of `wasserstein_loss`; the maps must be square.
     """
-    heatmaps = _full_precision(heatmaps)
+    heatmaps = full_precision(heatmaps)
     truth = continuous_maps(points.to(heatmaps.dtype), heatmaps.shape[-1], sigma, origin=origin)
     return F.mse_loss(heatmaps, truth)
 
@@ -149,8 +149,3 @@ def _log_gaussian(centres: Tensor, cells: int, sigma: float) -> Tensor:
     # No farther than the squares, of which differences are taken, have digits for.
     centres = centres.clamp(-cells, 2 * cells)[..., None]
     return torch.log_softmax(-0.5 * ((places - centres) / sigma).square(), -1)
-
-
-def _full_precision(values: Tensor) -> Tensor:
-    """Float32 at least."""
-    return values if values.dtype == torch.float64 else values.float()

@@ -10,6 +10,8 @@ from typing import Literal
 import torch
 
 from facemark_export.networks.architecture import build_network
+from facemark_export.networks.hourglass import HOURGLASS_MULTIPLE
+from facemark_export.networks.stages import HEATMAP_STRIDE
 from facemark_export.training.heatmaps import ORIGIN, HeatmapTask, LossName, named_loss
 from facemark_export.training.loop_recipe import TrainingError
 from facemark_export.training.recipes.landmarks import LandmarkRecipe, refuse_unused
@@ -18,18 +20,13 @@ from facemark_sdk.decode.params import TEMPERATURES
 from facemark_sdk.errors import ModelError
 from facemark_sdk.spec import ModelSpec
 
-HEATMAP_STRIDE = 4
-"""Pixels a cell of every heatmap network but MapNet, whose stride can be chosen."""
-
 _READ_BY = {
-    True: ("quarter_shift", "dark", "barycentre_sum"),
-    False: ("barycentre", "quarter_shift"),
+    True: ("argmax", "quarter_shift", "dark", "barycentre_sum"),
+    False: ("argmax", "quarter_shift", "barycentre"),
 }
 """Decoders by whether the loss is L2: others take a softmax of what is none, or a logarithm of
 what a softmax made."""
 SINKHORN = SinkhornSettings()
-HOURGLASS_MULTIPLE = 64
-"""Pixels: an hourglass halves maps of stride 4 four times."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +52,9 @@ class HeatmapRecipe(LandmarkRecipe):
     softmax_temperature: float = 1.0
     """What maps are multiplied by before the softmax of all losses but L2. The paper's is 1; fresh
     networks give small values, so that larger ones learn faster at first."""
-    decoder: Literal["auto", "quarter_shift", "dark", "barycentre", "barycentre_sum"] = "auto"
+    decoder: Literal["auto", "argmax", "quarter_shift", "dark", "barycentre", "barycentre_sum"] = (
+        "auto"
+    )
     """How maps are read; auto: a quarter shift after L2, else the barycentre."""
     sinkhorn: SinkhornSettings = SINKHORN
     """Of the Wasserstein loss's iteration."""
@@ -121,13 +120,7 @@ class HeatmapRecipe(LandmarkRecipe):
         network = build_network(self.model_spec())
         self.load_imagenet(network)
         return HeatmapTask(
-            network,
-            self.model_spec(),
-            faces.folders,
-            faces.weights,
-            faces.held_out,
-            self.growth,
-            self.augmentation,
+            *self.task_arguments(network, self.model_spec(), faces),
             loss=named_loss(
                 self.loss, self.sigma, self.sinkhorn, temperature=self.softmax_temperature
             ),

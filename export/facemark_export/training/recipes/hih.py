@@ -14,10 +14,11 @@ from facemark_export.networks.hih_trunk import (
     OFFSET_HEADS,
     PUBLISHED_SIDE,
     SIZES,
-    STRIDE,
     VALUE_SIDE,
     stacks_of,
 )
+from facemark_export.networks.hourglass import HOURGLASS_MULTIPLE
+from facemark_export.networks.stages import CELL_MIDDLE, HEATMAP_STRIDE
 from facemark_export.training.augment import Augmentation
 from facemark_export.training.hih import (
     DecimalLoss,
@@ -45,10 +46,6 @@ CSC_WEIGHTS = {1: 0.1, 2: 0.05}
 OTHER_WEIGHT = 0.001
 """The paper has none for these. CSC's gradient is hundreds of times smaller: under its weight they
 drown the integer maps', which then stay at zero (eight faces, 80 steps: NME 9 to 44 %)."""
-CELL_MIDDLE = 0.5
-"""Where a landmark lies in the cell that holds it, for all that the integer maps say."""
-HOURGLASS_CELLS = 16
-"""The heatmaps' side is a multiple of it with hourglasses, which halve four times."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,10 +109,10 @@ class HihRecipe(LandmarkRecipe):
         Raises:
             TrainingError: There is no such network for this size, offset_size and refinement.
         """
-        halved = STRIDE * HOURGLASS_CELLS
-        if self._hourglasses() and self.size % halved:
+        if self._hourglasses() and self.size % HOURGLASS_MULTIPLE:
             raise TrainingError(
-                f"size must be a multiple of {halved} for {self.architecture}, got {self.size}"
+                f"size must be a multiple of {HOURGLASS_MULTIPLE} for {self.architecture}, "
+                f"got {self.size}"
             )
         halves = [divmod(size * self.size, PUBLISHED_SIDE) for size in SIZES["hih"]]
         possible = [size for size, rest in halves if size > 1 and not rest]
@@ -150,13 +147,7 @@ class HihRecipe(LandmarkRecipe):
         stacks = max(1, stacks_of(self.architecture))
         usual = CSC_WEIGHTS[min(stacks, 2)] if csc else OTHER_WEIGHT
         return HihTask(
-            network,
-            spec,
-            faces.folders,
-            faces.weights,
-            faces.held_out,
-            self.growth,
-            self.augmentation,
+            *self.task_arguments(network, spec, faces),
             sigma=self.sigma,
             offset_loss=named_offset_loss(
                 spec.family,
@@ -173,8 +164,9 @@ class HihRecipe(LandmarkRecipe):
         decoder = DECODERS[self.refinement]
         if self.refinement not in OFFSET_HEADS:
             family = "hourglass" if self._hourglasses() else "mapnet"
-            return self.landmark_spec(family, decoder, {"stride": STRIDE, "origin": CELL_MIDDLE})
-        params = {"stride": STRIDE}
+            params = {"stride": HEATMAP_STRIDE, "origin": CELL_MIDDLE}
+            return self.landmark_spec(family, decoder, params)
+        params = {"stride": HEATMAP_STRIDE}
         if self.refinement != "wom":
             params["offset_size"] = self.offset_size
         return self.landmark_spec(self.refinement, decoder, params)

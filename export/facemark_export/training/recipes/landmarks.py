@@ -155,6 +155,20 @@ class LandmarkRecipe(LoopRecipe):
         weights = self.weights or (1.0,) * len(folders)
         return LandmarkFaces(folders, weights, held_out, np.stack(shapes))
 
+    def task_arguments(
+        self, network: nn.Module, spec: ModelSpec, faces: LandmarkFaces
+    ) -> tuple[Any, ...]:
+        """What `LandmarkTask` takes, in its order."""
+        return (
+            network,
+            spec,
+            faces.folders,
+            faces.weights,
+            faces.held_out,
+            self.growth,
+            self.augmentation,
+        )
+
     def landmark_spec(
         self, family: str, decoder: str, decoder_params: Mapping[str, Any]
     ) -> ModelSpec:

@@ -47,13 +47,7 @@ class MapnetRecipe(LandmarkRecipe):
         network = build_mapnet(self.architecture, landmarks, self.stride)
         self.load_imagenet(network)
         return HeatmapTask(
-            network,
-            self.model_spec(),
-            faces.folders,
-            faces.weights,
-            faces.held_out,
-            self.growth,
-            self.augmentation,
+            *self.task_arguments(network, self.model_spec(), faces),
             loss=map_loss(self.stride),
         )
 

@@ -62,13 +62,7 @@ class PipnetRecipe(LandmarkRecipe):
     def task(self, faces: LandmarkFaces) -> PipnetTask:
         """Supervised training on faces that are read."""
         return PipnetTask(
-            self.network(),
-            self.model_spec(faces.shapes.mean(axis=0)),
-            faces.folders,
-            faces.weights,
-            faces.held_out,
-            self.growth,
-            self.augmentation,
+            *self.task_arguments(self.network(), self.model_spec(faces.shapes.mean(axis=0)), faces)
         )
 
     def network(self) -> nn.Module:

@@ -79,13 +79,9 @@ class RegressionRecipe(LandmarkRecipe):
         network = build_regression(self.head, self.architecture, landmarks)
         self.load_imagenet(network)
         return RegressionTask(
-            network,
-            self.model_spec(self.mean_shape(faces.shapes, bins)),
-            faces.folders,
-            faces.weights,
-            faces.held_out,
-            self.growth,
-            self.augmentation,
+            *self.task_arguments(
+                network, self.model_spec(self.mean_shape(faces.shapes, bins)), faces
+            ),
             loss=self.loss,
             deviations=(self.along, self.across),
             bins=bins,

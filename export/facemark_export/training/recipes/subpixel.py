@@ -155,15 +155,7 @@ class SubpixelRecipe(HeatmapRecipe):
         faces = self.read(data)
         network = build_network(self.model_spec())
         self.load_imagenet(network)
-        arguments = (
-            network,
-            self.model_spec(),
-            faces.folders,
-            faces.weights,
-            faces.held_out,
-            self.growth,
-            self.augmentation,
-        )
+        arguments = self.task_arguments(network, self.model_spec(), faces)
         if self.loss == "soft_argmax":
             temperature = self.softmax_temperature
             whole = named_loss("soft_argmax", self.sigma, temperature=temperature)
