@@ -76,7 +76,7 @@ def to_image(xy: Float, scales: tuple[float, float]) -> Float:
         xy: (..., 2k) float32 in canvas pixels: x and y alternating, as in boxes xyxy and in points.
         scales: What `letterbox` returned.
     """
-    pairs = xy.reshape(*xy.shape[:-1], -1, 2)
+    pairs = xy.reshape(*xy.shape[:-1], xy.shape[-1] // 2, 2)
     moved = (pairs + np.float32(0.5)) / np.array(scales, np.float32) - np.float32(0.5)
     return np.asarray(moved.reshape(xy.shape), np.float32)
 
