@@ -28,5 +28,17 @@ class Decoded:
     covariances: Floats | None = None
 
 
+def output_of(outputs: Mapping[str, Floats], name: str, shape: tuple[int, ...]) -> Floats:
+    """A network's output, of the one shape that fits its others: numpy would stretch it.
+
+    Raises:
+        ValueError: It has another shape.
+    """
+    output = outputs[name]
+    if output.shape != shape:
+        raise ValueError(f"{name} should be {shape}")
+    return output
+
+
 # the network's outputs by name, each (N, ...) float32
 Decoder: TypeAlias = Callable[[Mapping[str, Floats]], Decoded]

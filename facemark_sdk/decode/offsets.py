@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from facemark_sdk.decode.decoded import Decoded, Decoder, Floats
+from facemark_sdk.decode.decoded import Decoded, Decoder, Floats, output_of
 from facemark_sdk.decode.heatmap import to_fractions
 from facemark_sdk.decode.peaks import find_peaks
 
@@ -35,13 +35,12 @@ def decode_offset_map(outputs: Mapping[str, Floats]) -> Decoded:
     Returns:
         Points and scores; a score is the heatmap's maximum clipped to 0..1.
     """
-    maps, offsets = outputs["heatmaps"], outputs["offset_maps"]
+    maps = outputs["heatmaps"]
     faces, _, height, width = maps.shape
-    _check("offset_maps", offsets, (faces, 2, height, width))
+    offsets = output_of(outputs, "offset_maps", (faces, 2, height, width))
     peaks = find_peaks(maps)
-    best = peaks.rows * width + peaks.columns
     flat = offsets.reshape(faces, 2, height * width)
-    values = np.take_along_axis(flat, best[:, None], axis=2)
+    values = np.take_along_axis(flat, peaks.cell[:, None], axis=2)
     return Decoded(to_fractions(peaks.cells + values.swapaxes(1, 2), maps, 0.0), peaks.scores)
 
 
@@ -55,16 +54,10 @@ def decode_offset_value(outputs: Mapping[str, Floats]) -> Decoded:
     Returns:
         Points and scores; a score is the heatmap's maximum clipped to 0..1.
     """
-    maps, offsets = outputs["heatmaps"], outputs["offset_values"]
-    _check("offset_values", offsets, (*maps.shape[:2], 2))
+    maps = outputs["heatmaps"]
+    offsets = output_of(outputs, "offset_values", (*maps.shape[:2], 2))
     peaks = find_peaks(maps)
     return Decoded(to_fractions(peaks.cells + offsets, maps, 0.0), peaks.scores)
-
-
-def _check(name: str, offsets: Floats, shape: tuple[int, ...]) -> None:
-    """Keep numpy from stretching an output of another shape."""
-    if offsets.shape != shape:
-        raise ValueError(f"{name} should be {shape}")
 
 
 def offset_map_decoder(spec: ModelSpec) -> Decoder:

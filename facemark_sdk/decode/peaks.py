@@ -16,11 +16,13 @@ class Peaks:
     """The largest value of each map of N crops with L landmarks.
 
     Attributes:
+        cell: (N, L) intp, row by row: the index in the flattened map.
         columns: (N, L) intp.
         rows: (N, L) intp.
         values: (N, L) float32.
     """
 
+    cell: NDArray[np.intp]
     columns: NDArray[np.intp]
     rows: NDArray[np.intp]
     values: Floats
@@ -43,7 +45,7 @@ def find_peaks(maps: Floats) -> Peaks:
     *lead, height, width = maps.shape
     best = maps.reshape(*lead, height * width).argmax(axis=-1)
     rows, columns = np.divmod(best, width)
-    return Peaks(columns, rows, maps.take(best + first_cells(maps.shape)))
+    return Peaks(best, columns, rows, maps.take(best + first_cells(maps.shape)))
 
 
 def first_cells(shape: tuple[int, ...]) -> NDArray[np.intp]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from facemark_sdk.decode.decoded import Decoded, Decoder, Floats
+from facemark_sdk.decode.decoded import Decoded, Decoder, Floats, output_of
 from facemark_sdk.decode.peaks import find_peaks, first_cells
 from facemark_sdk.errors import ModelError
 from facemark_sdk.layouts import get_layout
@@ -96,44 +96,28 @@ def decode_pip(outputs: Mapping[str, Floats], own: Floats, others: Floats) -> De
     maps = outputs["cls"]
     faces, landmarks, rows, columns = maps.shape
     peaks = find_peaks(maps)
-    best = peaks.rows * columns + peaks.columns
     corner = np.empty((2, faces, landmarks), np.float32)
     corner[0], corner[1] = peaks.columns, peaks.rows
     # Flat indices: what is read lies far apart, and every pass over it takes its time.
-    at = best + first_cells(maps.shape)
+    at = peaks.cell + first_cells(maps.shape)
     predictions = np.empty_like(corner)
     for axis, name in enumerate(("x", "y")):
-        predictions[axis] = _taken(outputs, name, maps.shape, at)
+        predictions[axis] = output_of(outputs, name, maps.shape).take(at)
     predictions += corner
     points = predictions * own
     if others.shape[1]:
         count = others.shape[1] // landmarks
         shape = faces, others.shape[1], rows, columns
-        at = first_cells(shape).reshape(faces, landmarks, count) + best[..., None]
+        at = first_cells(shape).reshape(faces, landmarks, count) + peaks.cell[..., None]
         opinions = np.empty((2, *at.shape), np.float32)
         for axis, name in enumerate(("nb_x", "nb_y")):
-            opinions[axis] = _taken(outputs, name, shape, at)
+            opinions[axis] = output_of(outputs, name, shape).take(at)
         opinions += corner[..., None]
         points += opinions.reshape(2, faces, others.shape[1]) @ others.T
     fractions = np.empty((faces, landmarks, 2), np.float32)
     np.divide(points[0], columns, out=fractions[..., 0])
     np.divide(points[1], rows, out=fractions[..., 1])
     return Decoded(fractions, peaks.scores)
-
-
-def _taken(
-    outputs: Mapping[str, Floats], name: str, shape: tuple[int, ...], at: NDArray[np.intp]
-) -> Floats:
-    """The output's values at flat indices, in their shape.
-
-    Raises:
-        ValueError: The output has not the shape that the indices are for.
-    """
-    maps = outputs[name]
-    if maps.shape != shape:
-        raise ValueError(f"{name} should be {shape}")
-    values: Floats = maps.take(at)
-    return values
 
 
 def pip_decoder(spec: ModelSpec) -> Decoder:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -119,12 +119,14 @@ class HeatmapRecipe(LandmarkRecipe):
         faces = self.read(data)
         network = build_network(self.model_spec())
         self.load_imagenet(network)
-        return HeatmapTask(
-            *self.task_arguments(network, self.model_spec(), faces),
-            loss=named_loss(
-                self.loss, self.sigma, self.sinkhorn, temperature=self.softmax_temperature
-            ),
+        return self.task(self.task_arguments(network, self.model_spec(), faces))
+
+    def task(self, arguments: tuple[Any, ...]) -> HeatmapTask:
+        """The task, from what `task_arguments` gives."""
+        loss = named_loss(
+            self.loss, self.sigma, self.sinkhorn, temperature=self.softmax_temperature
         )
+        return HeatmapTask(*arguments, loss=loss)
 
     def model_spec(self) -> ModelSpec:
         """What the trained model says of itself."""

@@ -7,16 +7,13 @@ loss soft_argmax. Table 2 is rounded, continuous, with a window, with Siamese tr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from facemark_export.networks.architecture import build_network
 from facemark_export.training.augment import Augmentation
-from facemark_export.training.heatmaps import HeatmapTask, named_loss
+from facemark_export.training.heatmaps import HeatmapTask
 from facemark_export.training.loop_recipe import TrainingError
 from facemark_export.training.recipes.heatmaps import HeatmapRecipe
 from facemark_export.training.recipes.landmarks import refuse_unused
@@ -145,21 +142,10 @@ class SubpixelRecipe(HeatmapRecipe):
         """Whether there is a second branch."""
         return self.correction != "none"
 
-    def build(self, data: Sequence[Path]) -> HeatmapTask:
-        """Read the data and build network and task.
-
-        Raises:
-            DataError: A folder is unusable, or nothing is left to train or to validate on.
-            CheckpointError: ImageNet weights are asked for and not there.
-        """
-        faces = self.read(data)
-        network = build_network(self.model_spec())
-        self.load_imagenet(network)
-        arguments = self.task_arguments(network, self.model_spec(), faces)
+    def task(self, arguments: tuple[Any, ...]) -> HeatmapTask:
+        """The task, from what `task_arguments` gives."""
         if self.loss == "soft_argmax":
-            temperature = self.softmax_temperature
-            whole = named_loss("soft_argmax", self.sigma, temperature=temperature)
-            return HeatmapTask(*arguments, loss=whole)
+            return HeatmapRecipe.task(self, arguments)
         loss = SubpixelLoss(
             encoding=self.encoding,
             sigma=self.sigma,
