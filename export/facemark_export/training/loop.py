@@ -28,13 +28,13 @@ from facemark_export.training.loop_recipe import LoopRecipe, TrainingError
 from facemark_export.training.progress import epoch_progress
 from facemark_export.training.run_files import (
     clear_unfinished,
-    load_weights,
     write_state,
     writing_to,
 )
 from facemark_export.training.run_identity import check_same_run, identity
 from facemark_export.training.run_log import RunLog
 from facemark_export.training.schedule import learning_rate, make_optimizer
+from facemark_export.training.start import start_from
 from facemark_export.training.task import Task
 
 __all__ = ["LoopRecipe", "Run", "Task", "TrainingError"]
@@ -84,7 +84,7 @@ class Run:
         if state.exists() and not resume:
             raise TrainingError(f"{out} already holds a run; add --resume or choose another")
         if recipe.init is not None and not resume:
-            load_weights(task.network, recipe.init)
+            start_from(task, recipe.init)
         network = task.network
         if self.processes.count > 1 and self.device.type == "cuda":
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)

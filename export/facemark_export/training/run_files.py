@@ -11,11 +11,8 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import nn
 
-from facemark_export import checkpoint
 from facemark_export.training.loop_recipe import TrainingError
-from facemark_sdk.errors import CheckpointError
 from facemark_sdk.files import replace_file
 
 
@@ -51,15 +48,3 @@ def clear_unfinished(out: Path) -> None:
     """Delete the half-written files of a killed run (`replace_file` names them so)."""
     for path in out.glob(".*.partial"):
         path.unlink()
-
-
-def load_weights(network: nn.Module, path: Path) -> None:
-    """Give a network the weights of a checkpoint.
-
-    Raises:
-        CheckpointError: It is unreadable, or of another network.
-    """
-    try:
-        network.load_state_dict(dict(checkpoint.read(path).weights))
-    except RuntimeError as error:
-        raise CheckpointError(f"{path} is of another network: {error}") from None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -16,6 +17,9 @@ from facemark_export.training.augment import Augmentation
 from facemark_export.training.loop_recipe import TrainingError
 from facemark_export.training.pipnet import PipnetTask
 from facemark_export.training.recipes.landmarks import LandmarkFaces, LandmarkRecipe
+from facemark_export.training.start import read_spec
+from facemark_sdk.decode.pip import padded_opinions
+from facemark_sdk.errors import CheckpointError
 from facemark_sdk.layouts import get_layout
 from facemark_sdk.spec import ModelSpec
 
@@ -60,10 +64,27 @@ class PipnetRecipe(LandmarkRecipe):
         return self.task(self.read(data))
 
     def task(self, faces: LandmarkFaces) -> PipnetTask:
-        """Supervised training on faces that are read."""
-        return PipnetTask(
-            *self.task_arguments(self.network(), self.model_spec(faces.shapes.mean(axis=0)), faces)
-        )
+        """Supervised training on faces that are read.
+
+        Fine-tuning keeps the neighbours that the network to start from was trained with.
+
+        Raises:
+            CheckpointError: What to start from cannot be read or is no PIPNet.
+        """
+        spec = self.model_spec(faces.shapes.mean(axis=0))
+        if self.init is not None:
+            spec = replace(spec, decoder_params=self._tables_of(self.init, spec))
+        return PipnetTask(*self.task_arguments(self.network(), spec, faces))
+
+    def _tables_of(self, start: Path, spec: ModelSpec) -> dict[str, Any]:
+        """The decoder's parameters with the neighbours of what to start from."""
+        theirs = read_spec(start)
+        if theirs.decoder != spec.decoder:
+            raise CheckpointError(f"{start} is read by {theirs.decoder!r}, a PIPNet by 'pip'")
+        neighbours = theirs.decoder_params["neighbours"]
+        opinions = padded_opinions(np.asarray(neighbours)) if self.nrm else [[] for _ in neighbours]
+        own = {"stride": self.stride, "opinions": opinions}
+        return {**spec.decoder_params, **theirs.decoder_params, **own}
 
     def network(self) -> nn.Module:
         """A network with fresh weights, the trunk's from ImageNet where that is asked for.
