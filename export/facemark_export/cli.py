@@ -39,6 +39,7 @@ def export(
     crop_data: tuple[Path, ...] = (),
     calibration: tuple[Path, ...] = (),
     max_loss: float | None = None,
+    neck: int | None = None,
     covariance_scale: float | None = None,
     score_midpoint: float | None = None,
     score_threshold: float | None = None,
@@ -84,6 +85,8 @@ def export(
         max_loss: What int8 may lose against fp32 on the held-out photos: points of NME, by default
             0.10; for detectors points of average precision, by default 1. Without annotations it
             is the points' mean shift in percent of the inter-ocular distance.
+        neck: In int8, a PIPNet's five heads share so many channels, which the calibration faces
+            choose, in the place of all the trunk's: faster; what it loses counts for --max-loss.
         covariance_scale: What a barycentre's covariances are multiplied by in the SDK, as
             benchmarks/covariance_calibration.py fits it.
         score_midpoint: The detector's own score that shall read 0.5 in the file, for example the
@@ -118,6 +121,8 @@ def export(
         )
     if max_loss is not None and not (int8 and max_loss >= 0):
         raise UsageError(f"--max-loss is for --precision int8, 0 or more; got {max_loss}")
+    if neck is not None and not (int8 and neck >= 1):
+        raise UsageError(f"--neck is for --precision int8, 1 or more; got {neck}")
     if ckpt is None:
         for_checkpoints = {
             "--arch": arch,
@@ -157,6 +162,7 @@ def export(
                 name=name,
                 accuracy=accuracy,
                 max_loss=max_loss,
+                neck=neck,
             )
             return
         cli_jobs.bring_in(
@@ -202,7 +208,14 @@ def export(
     if engine:
         require_tensorrt()
     cli_jobs.make_onnx(
-        console, ckpt, out, choices, calibration, max_loss=max_loss, symmetric=engine
+        console,
+        ckpt,
+        out,
+        choices,
+        calibration,
+        max_loss=max_loss,
+        symmetric=engine,
+        neck=neck,
     )
     if engine:
         cli_jobs.make_engine(console, out, calibration, batch=engine_batch, sides=engine_sides)

@@ -44,6 +44,7 @@ def make_int8(
     name: str | None,
     accuracy: Path | None,
     max_loss: float | None,
+    neck: int | None,
 ) -> None:
     """A float file of ours anew in int8, see `quantise_file`."""
     with console.status("") as status:
@@ -54,6 +55,7 @@ def make_int8(
             name=name,
             accuracy=None if accuracy is None else figures(accuracy),
             max_loss=max_loss,
+            neck=neck,
             progress=lambda stage: status.update(f"{stage} ..."),
         )
     console.print(f"{out}, {_megabytes(out)}")
@@ -100,6 +102,7 @@ def make_onnx(
     *,
     max_loss: float | None,
     symmetric: bool,
+    neck: int | None,
 ) -> None:
     """A checkpoint as a file, see `export_checkpoint`."""
     photos = _photos(calibration)
@@ -112,6 +115,7 @@ def make_onnx(
             calibration=calibration,
             max_loss=max_loss,
             symmetric=symmetric,
+            neck=neck,
             progress=lambda stage: status.update(f"{stage} ..."),
         )
     title = (

@@ -75,6 +75,7 @@ def export_checkpoint(
     calibration: Sequence[Path] = (),
     max_loss: float | None = None,
     symmetric: bool = False,
+    neck: int | None = None,
     progress: Callable[[str], None] = lambda stage: None,
 ) -> ExportReport:
     """Export a checkpoint to one self-describing ONNX file, with its report beside it.
@@ -88,6 +89,7 @@ def export_checkpoint(
             precisions are measured on those that training holds out.
         max_loss: What int8 may lose; None for `precision.MAX_LOSS`.
         symmetric: int8 as TensorRT takes it, see `Quantiser`.
+        neck: Channels that a PIPNet's heads shall take in int8; None leaves them.
         progress: Told what is being done.
 
     Raises:
@@ -125,7 +127,13 @@ def export_checkpoint(
         if choices.precision == "int8":
             samples = read_samples(calibration, spec)
             model, ladder = to_int8(
-                model, spec, samples, max_loss, symmetric=symmetric, progress=progress
+                model,
+                spec,
+                samples,
+                max_loss,
+                symmetric=symmetric,
+                neck=neck,
+                progress=progress,
             )
             making.keep("int8", model, temporary)
         elif calibration:

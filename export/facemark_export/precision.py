@@ -12,6 +12,7 @@ from typing import Any
 import onnx
 import onnxruntime
 
+from facemark_export.narrow_heads import narrow_heads
 from facemark_export.onnx_file import save, to_fp16
 from facemark_export.precision_compared import Compared
 from facemark_export.precision_data import Measured, Samples, read_validation
@@ -56,6 +57,7 @@ class Ladder:
         unit: What a loss is counted in.
         max_loss: What int8 may lose; None where it was not asked for.
         search: How the layers of int8 were chosen; None where they were not.
+        neck: Channels of int8's heads where these were made narrower.
     """
 
     protocol: str
@@ -63,6 +65,7 @@ class Ladder:
     unit: str
     max_loss: float | None = None
     search: Search | None = None
+    neck: int | None = None
 
     def rows(self) -> dict[Precision, dict[str, float]]:
         """The figures of each rung: accuracy, flips, time and its ratio to fp32's, size."""
@@ -88,6 +91,7 @@ class Ladder:
                 for precision, row in self.rows().items()
             },
             "max_loss": self.max_loss,
+            "neck": self.neck,
             "search": None if self.search is None else dataclasses.asdict(self.search),
         }
 
@@ -140,6 +144,7 @@ def to_int8(
     max_loss: float | None,
     *,
     symmetric: bool,
+    neck: int | None = None,
     progress: Progress,
 ) -> tuple[onnx.ModelProto, Ladder]:
     """A float network in int8, with its ladder.
@@ -151,17 +156,20 @@ def to_int8(
         max_loss: What it may lose; None for `MAX_LOSS` of its task.
         symmetric: As TensorRT takes it, see `Quantiser`; all layers are int8 then, as ONNX Runtime,
             which measures here, would not keep them in float.
+        neck: Channels that a PIPNet's heads shall take, see `narrow_heads`; None leaves them. What
+            that loses is part of what int8 may lose.
         progress: Told what is being done.
 
     Raises:
         PrecisionError: It loses more, or there is no layer to quantise.
-        ModelError: The graph's opset is too old.
+        ModelError: The graph's opset is too old, or `neck` is for other networks.
         DataError: There are fewer faces than the network takes at once.
     """
     limit = MAX_LOSS[spec.task] if max_loss is None else max_loss
     progress("measuring the ranges of the activations")
     seen = list(_batches(model, samples.calibration, _BATCH))
-    quantiser = Quantiser(model, spec.input, seen, symmetric=symmetric)
+    narrow = model if neck is None else narrow_heads(model, seen, neck)
+    quantiser = Quantiser(narrow, spec.input, seen, symmetric=symmetric)
     if not quantiser.layers:
         raise PrecisionError("the network has no convolution or matrix product to make int8")
     quantised, how = quantiser.model(quantiser.layers), None
@@ -177,7 +185,7 @@ def to_int8(
             f"int8 loses {loss:.2f} {ladder.unit} against fp32 on {ladder.protocol}; allowed are "
             f"{limit:g}: calibrate on more photos like those it is for, or pass --max-loss"
         )
-    return quantised, dataclasses.replace(ladder, max_loss=limit, search=how)
+    return quantised, dataclasses.replace(ladder, max_loss=limit, search=how, neck=neck)
 
 
 def _one_run(model: onnx.ModelProto, samples: Measured) -> Pixels:

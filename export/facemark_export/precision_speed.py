@@ -25,8 +25,14 @@ def milliseconds(files: Sequence[Path], images: NDArray[Any]) -> list[float]:
         files: Of networks with the same input.
         images: (N, H, W, 3) uint8.
     """
-    times = measure([_timed(create_backend("cpu", path), images) for path in files], _PROTOCOL)
-    return [float(np.median([run["network"] for run in runs])) for runs in times]
+    return milliseconds_of([(path, images) for path in files])
+
+
+def milliseconds_of(runs: Sequence[tuple[Path, NDArray[Any]]]) -> list[float]:
+    """The same of networks whose inputs differ: each with its own images."""
+    backends = [_timed(create_backend("cpu", path), images) for path, images in runs]
+    times = measure(backends, _PROTOCOL)
+    return [float(np.median([run["network"] for run in each])) for each in times]
 
 
 def _timed(backend: Backend, images: NDArray[Any]) -> Callable[[], dict[str, float]]:

@@ -29,6 +29,7 @@ def quantise_file(
     name: str | None = None,
     accuracy: Mapping[str, Any] | None = None,
     max_loss: float | None = None,
+    neck: int | None = None,
     progress: Callable[[str], None] = lambda stage: None,
 ) -> Ladder:
     """Write a float file of ours anew in int8, and a report beside it.
@@ -43,12 +44,14 @@ def quantise_file(
         name: The model's name in its spec; the source's when None.
         accuracy: Measured figures for the spec.
         max_loss: What int8 may lose; None for `precision.MAX_LOSS`.
+        neck: Channels that a PIPNet's heads shall take, see `narrow_heads`; None leaves them.
         progress: Told what is being done.
 
     Raises:
         CheckpointError: The source cannot be read, has no spec, is not fp32, has its decoder
             inside, or would be overwritten.
-        ModelError: The spec cannot be read, or the graph's opset is too old.
+        ModelError: The spec cannot be read, the graph's opset is too old, or `neck` is for other
+            networks.
         DataError: The photos or their annotations cannot be used.
         PrecisionError: int8 loses more than is allowed; nothing is written then.
     """
@@ -57,7 +60,9 @@ def quantise_file(
         raise CheckpointError(f"{out} is the source itself; choose another file to write")
     progress("reading the photos")
     samples = read_samples(calibration, spec)
-    quantised, ladder = to_int8(model, spec, samples, max_loss, symmetric=False, progress=progress)
+    quantised, ladder = to_int8(
+        model, spec, samples, max_loss, symmetric=False, neck=neck, progress=progress
+    )
     if accuracy is None:
         figures = {k: round(v, 4) for k, v in ladder.rungs["int8"].compared.figures.items()}
         accuracy = {"protocol": ladder.protocol, **figures}
