@@ -45,9 +45,8 @@ class Calibration:
     Attributes:
         name: The model's.
         faces: On how many held-out faces, all halves together.
-        stated: The factor that the model's spec states and its covariances have in them already.
         inside: Of all faces, the share of truths in % inside each of `SIGMAS`.
-        scale: The factor by which covariances are to be multiplied, fitted on the first half.
+        scale: What `facemark-export --covariance-scale` takes, fitted on the first half.
         before: The shares in % of the second half, as they are.
         after: The same with the factor.
         scale_of_all: The factor fitted on all faces.
@@ -57,7 +56,6 @@ class Calibration:
 
     name: str
     faces: int
-    stated: float
     inside: list[float]
     scale: float
     before: list[float]
@@ -77,8 +75,8 @@ def main(data: Path, model: dict[str, Path], docs: Path = Path("docs")) -> None:
     require_matplotlib()
     calibrations = []
     for name, file in model.items():
-        squared, photos, stated = measured(LandmarkModel(file, backend="cpu"), data)
-        calibrations.append(calibration(name, squared, photos, stated))
+        squared, photos = measured(LandmarkModel(file, backend="cpu"), data)
+        calibrations.append(calibration(name, squared, photos))
         print(name, calibrations[-1].inside, f"factor {calibrations[-1].scale:.3f}", flush=True)
     folder = docs / "reproduction"
     folder.mkdir(parents=True, exist_ok=True)
@@ -92,8 +90,11 @@ def main(data: Path, model: dict[str, Path], docs: Path = Path("docs")) -> None:
     replace_file(page, lambda t: t.write_text(text))
 
 
-def measured(model: LandmarkModel, data: Path) -> tuple[Floats, list[str], float]:
-    """Squared Mahalanobis distances (N, L) of held-out faces, their photos, the stated factor."""
+def measured(model: LandmarkModel, data: Path) -> tuple[Floats, list[str]]:
+    """Squared Mahalanobis distances (N, L) of held-out faces, and the photo of each.
+
+    Covariances are the decoder's own: without the factor that a model's spec states.
+    """
     squared, photos = [], []
     for name in FOLDERS:
         layout = model.layout
@@ -106,7 +107,7 @@ def measured(model: LandmarkModel, data: Path) -> tuple[Floats, list[str], float
             squared.append(squared_distances(errors, found.covariances[0]))
             photos.append(f"{name}/{face.photo}")
     stated = float(model.spec.decoder_params.get("covariance_scale", 1.0))
-    return np.stack(squared), photos, stated
+    return np.stack(squared) * stated, photos
 
 
 def squared_distances(errors: NDArray[np.floating], covariances: NDArray[np.floating]) -> Floats:
@@ -158,16 +159,13 @@ def first_half(photos: Sequence[str]) -> NDArray[np.bool_]:
     return np.array([photo in chosen for photo in photos])
 
 
-def calibration(
-    name: str, squared: Floats, photos: Sequence[str], stated: float = 1.0
-) -> Calibration:
+def calibration(name: str, squared: Floats, photos: Sequence[str]) -> Calibration:
     """Fit on one half of the photos, check on the other.
 
     Args:
         name: The model's.
         squared: (N, L) squared Mahalanobis distances.
         photos: N names; faces of one photo are in one half.
-        stated: The factor that is in the covariances already.
     """
     half = first_half(photos)
     scale = fitted_scale(squared[half])
@@ -183,7 +181,6 @@ def calibration(
     return Calibration(
         name=name,
         faces=len(squared),
-        stated=stated,
         inside=shares_inside(squared),
         scale=scale,
         before=shares_inside(rest),

@@ -13,6 +13,7 @@ from typing import Any
 
 from row import Row, Scale, lasting
 
+from facemark_export.networks.coordconv import SUFFIX
 from facemark_export.training.recipes.heatmaps import HeatmapRecipe
 
 TABLE = "wasserstein"
@@ -24,10 +25,14 @@ _KINDS = {
     "Wasserstein, sigma 1": ("wasserstein", 1.0),
     "Wasserstein, sigma 1.5": ("wasserstein", 1.5),
     "Wasserstein, sigma 3": ("wasserstein", 3.0),
+    "Wasserstein, sigma 1, CoordConv": ("wasserstein", 1.0),
+    "Wasserstein, sigma 3, CoordConv": ("wasserstein", 3.0),
     "Jensen-Shannon, sigma 1": ("js", 1.0),
     "soft-argmax": ("soft_argmax", None),
 }
 """By name the loss and sigma; the soft-argmax has no targets."""
+_COORDCONV = "CoordConv"
+"""Ends the names of rows whose convolutions all see coordinates (section 5.5, tables 4 to 9)."""
 _OTHER_READINGS = {
     "l2": ("barycentre_sum", "barycentre"),
     "wasserstein": ("quarter_shift",),
@@ -43,6 +48,7 @@ afw the Wasserstein loss at sigma 1 was at 51 % NME, with 10 at 24 %, L2 at 17 %
 def rows(scale: Scale, common: dict[str, Any]) -> list[Row]:
     """Tables 2, 8, 9 and 10, on MapNet: maps of 32 x 32 cells in small, 64 x 64 at full scale."""
     settings = {**lasting(common, _EPOCHS[scale]), "family": "mapnet", "imagenet": True}
+    seeing = {"architecture": settings["architecture"] + SUFFIX}
     return [
         Row(
             scale,
@@ -52,7 +58,7 @@ def rows(scale: Scale, common: dict[str, Any]) -> list[Row]:
                 loss=loss,
                 **({} if sigma is None else {"sigma": sigma}),
                 **({} if loss == "l2" else {"softmax_temperature": _SOFTMAX_TEMPERATURE}),
-                **settings,
+                **(settings | seeing if name.endswith(_COORDCONV) else settings),
             ),
             readings=_OTHER_READINGS[loss],
             perturbed=True,
