@@ -8,4 +8,4 @@ venv="${VENV:-.venv-test}"
 "$venv/bin/python" -m pip install --quiet --constraint constraints.txt --editable ".[cpu,train,dev]"
 # A worker a core, one thread each: two that take two each would wait for one another.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-exec "$venv/bin/python" -m pytest --numprocesses auto --dist worksteal "$@"
+exec "$venv/bin/python" -m pytest --numprocesses auto --dist worksteal --durations 40 --durations-min 5 "$@"
