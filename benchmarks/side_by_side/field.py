@@ -30,7 +30,7 @@ EAGER, EAGER_LOOP, COMPILED = (
 DEFAULT = default_landmarks("cpu")
 MESH = "mediapipe FaceMesh, 468 points"
 DLIB = "dlib HOG + 68"
-NUMPY, TORCH = "numpy", "PyTorch"
+NUMPY, TORCH, RUNTIME = "numpy", "PyTorch", "ONNX Runtime"
 FRAME_1, FRAME_4, FRAME_9 = "Detector, 1 face", *(f"Detector, a frame of {n} faces" for n in (4, 9))
 FRAME_32 = f"Detector, a frame of {FACES} faces"
 BOXES_32, NETWORK_32 = f"{DEFAULT}, {FACES} boxes", f"{DEFAULT}, network, batch {FACES}"
@@ -48,6 +48,7 @@ def contenders(
     """All of them. Without an interpreter for the peers' packages, these are left out."""
     yield Contender(PRODUCT, NUMPY, "rates", "numpy")
     yield Contender(PRODUCT, TORCH, "rates", "torch")
+    yield Contender(PRODUCT, RUNTIME, "rates", "runtime")
     frame = {"frame": str(made.frame)}
     boxed = {**frame, "boxes": [made.box]}
     landmarks = {

@@ -36,6 +36,32 @@ def torch_product(*, threads: int) -> tuple[Run, str]:
     return run, f"PyTorch {torch.__version__}, {SIDE} x {SIDE} float32"
 
 
+def runtime_product(*, threads: int) -> tuple[Run, str]:
+    """float32 through ONNX Runtime, whose kernels our networks run on."""
+    import onnxruntime
+    from onnx import TensorProto, helper, numpy_helper
+
+    a, b = _matrices()
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["a", "b"], ["product"])],
+        "product",
+        [helper.make_tensor_value_info("a", TensorProto.FLOAT, a.shape)],
+        [helper.make_tensor_value_info("product", TensorProto.FLOAT, a.shape)],
+        [numpy_helper.from_array(b, "b")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+    def run() -> None:
+        session.run(None, {"a": a})
+
+    return run, f"ONNX Runtime {onnxruntime.__version__}, {SIDE} x {SIDE} float32"
+
+
 def _matrices() -> tuple[np.ndarray, np.ndarray]:
     generator = np.random.default_rng(SEED)
     return (
@@ -44,4 +70,4 @@ def _matrices() -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-KINDS = {"numpy": numpy_product, "torch": torch_product}
+KINDS = {"numpy": numpy_product, "torch": torch_product, "runtime": runtime_product}
