@@ -231,7 +231,7 @@ def picture(calibrations: Sequence[Calibration]) -> bytes:
             xlim=(0, 100),
             ylim=(0, 100),
         )
-        axes.legend(loc="upper left", fontsize=9)
+        axes.legend(loc="lower right", fontsize=9)
     figure.axes[0].set_ylabel("truths inside the ellipse, % (checked half)")
     stream = io.BytesIO()
     figure.savefig(stream, format="png")
