@@ -11,12 +11,14 @@ import torch
 from conftest import SHARED
 from torch import nn
 
+from facemark_export import checkpoint
 from facemark_export.networks.normalise import Normalise
 from facemark_export.onnx_file import save, to_fp16
 from facemark_export.training.recipes.hih import HihRecipe
 from facemark_export.training.recipes.landmarks import TrainingError
 from facemark_export.training.recipes.mapnet import MapnetRecipe
 from facemark_export.training.recipes.pipnet import PipnetRecipe
+from facemark_export.training.recipes.regression import RegressionRecipe
 from facemark_export.training.recipes.retinaface_mnet025 import RetinaFaceMnet025
 from facemark_export.training.start import start_from
 from facemark_sdk.backends import create_backend
@@ -69,6 +71,22 @@ def test_neighbours_are_those_of_the_file_not_of_the_data(task):
     assert task.spec.decoder_params["neighbours"] == theirs["neighbours"]
     fresh = PipnetRecipe(imagenet=False).build([AFW])
     assert fresh.spec.decoder_params["neighbours"] != theirs["neighbours"]
+
+
+def test_without_neighbour_regression_none_is_averaged():
+    task = PipnetRecipe(init=LANDMARKS, nrm=False).build([AFW])
+    assert not any(task.spec.decoder_params["opinions"])
+
+
+def test_a_mean_shape_is_the_one_that_displacements_were_learnt_from(tmp_path):
+    # another data set has another mean: the same weights would place all points off by the rest
+    first = RegressionRecipe(imagenet=False, architecture="mobilenet_v2", pose_bins=0).build([AFW])
+    start = tmp_path / "start.safetensors"
+    checkpoint.write(start, first.network.state_dict(), first.spec, {})
+    recipe = RegressionRecipe(init=start, architecture="mobilenet_v2", pose_bins=0)
+    second = recipe.build([SHARED / "data" / "landmarks68" / "helen_train"])
+    shapes = [task.spec.decoder_params["mean_shape"] for task in (first, second)]
+    assert shapes[0] == shapes[1]
 
 
 def test_a_detector_too():

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -34,17 +35,21 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 Norm = nn.BatchNorm1d | nn.BatchNorm2d
 
 
-def read_spec(path: Path) -> ModelSpec:
-    """What the start says of itself.
+def stated_params(path: Path, decoder: str) -> dict[str, Any]:
+    """What the start says of its decoder: tables and shapes that its weights belong to.
 
     Args:
         path: A checkpoint that facemark-train wrote, or an ONNX file of facemark-export's.
+        decoder: What it must be read by.
 
     Raises:
-        CheckpointError: It cannot be read or has no spec.
+        CheckpointError: It cannot be read, has no spec, or is read otherwise.
         ModelError: Its spec is unusable.
     """
-    return _read_onnx(path)[1] if _is_onnx(path) else checkpoint.read(path).spec
+    spec = _read_onnx(path)[1] if _is_onnx(path) else checkpoint.read(path).spec
+    if spec.decoder != decoder:
+        raise CheckpointError(f"{path} is read by {spec.decoder!r}, the recipe's by {decoder!r}")
+    return dict(spec.decoder_params)
 
 
 def start_from(task: Task, path: Path) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import nn
@@ -17,9 +16,8 @@ from facemark_export.training.augment import Augmentation
 from facemark_export.training.loop_recipe import TrainingError
 from facemark_export.training.pipnet import PipnetTask
 from facemark_export.training.recipes.landmarks import LandmarkFaces, LandmarkRecipe
-from facemark_export.training.start import read_spec
+from facemark_export.training.start import stated_params
 from facemark_sdk.decode.pip import padded_opinions
-from facemark_sdk.errors import CheckpointError
 from facemark_sdk.layouts import get_layout
 from facemark_sdk.spec import ModelSpec
 
@@ -66,25 +64,12 @@ class PipnetRecipe(LandmarkRecipe):
     def task(self, faces: LandmarkFaces) -> PipnetTask:
         """Supervised training on faces that are read.
 
-        Fine-tuning keeps the neighbours that the network to start from was trained with.
-
         Raises:
             CheckpointError: What to start from cannot be read or is no PIPNet.
         """
-        spec = self.model_spec(faces.shapes.mean(axis=0))
-        if self.init is not None:
-            spec = replace(spec, decoder_params=self._tables_of(self.init, spec))
-        return PipnetTask(*self.task_arguments(self.network(), spec, faces))
-
-    def _tables_of(self, start: Path, spec: ModelSpec) -> dict[str, Any]:
-        """The decoder's parameters with the neighbours of what to start from."""
-        theirs = read_spec(start)
-        if theirs.decoder != spec.decoder:
-            raise CheckpointError(f"{start} is read by {theirs.decoder!r}, a PIPNet by 'pip'")
-        neighbours = theirs.decoder_params["neighbours"]
-        opinions = padded_opinions(np.asarray(neighbours)) if self.nrm else [[] for _ in neighbours]
-        own = {"stride": self.stride, "opinions": opinions}
-        return {**spec.decoder_params, **theirs.decoder_params, **own}
+        return PipnetTask(
+            *self.task_arguments(self.network(), self.model_spec(faces.shapes.mean(axis=0)), faces)
+        )
 
     def network(self) -> nn.Module:
         """A network with fresh weights, the trunk's from ImageNet where that is asked for.
@@ -98,15 +83,23 @@ class PipnetRecipe(LandmarkRecipe):
         return network
 
     def model_spec(self, mean_face: np.ndarray) -> ModelSpec:
-        """What the trained model says of itself; `mean_face` (L, 2) chooses the neighbours."""
-        tables = pip_tables(mean_face, self.neighbours)
+        """What the trained model says of itself; `mean_face` (L, 2) chooses the neighbours.
+
+        Fine-tuning keeps those that the network to start from was trained with.
+
+        Raises:
+            CheckpointError: What to start from cannot be read or is no PIPNet.
+        """
+        params = {
+            **pip_tables(mean_face, self.neighbours),
+            "mean_face": np.round(mean_face, 6).tolist(),
+        }
+        if self.init is not None:
+            params |= stated_params(self.init, "pip")
+            params["opinions"] = padded_opinions(np.asarray(params["neighbours"]))
         if not self.nrm:
-            tables["opinions"] = [[] for _ in mean_face]
-        return self.landmark_spec(
-            "pipnet",
-            "pip",
-            {"stride": self.stride, **tables, "mean_face": np.round(mean_face, 6).tolist()},
-        )
+            params["opinions"] = [[] for _ in mean_face]
+        return self.landmark_spec("pipnet", "pip", {**params, "stride": self.stride})
 
 
 PUBLISHED = PipnetRecipe(

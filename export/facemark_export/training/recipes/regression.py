@@ -19,6 +19,7 @@ from facemark_export.training.anisotropic import ACROSS, ALONG, CORNERS
 from facemark_export.training.loop_recipe import TrainingError
 from facemark_export.training.recipes.landmarks import LandmarkRecipe
 from facemark_export.training.regression import ANISOTROPIC, RegressionTask
+from facemark_export.training.start import stated_params
 from facemark_sdk.layouts import get_layout
 from facemark_sdk.spec import ModelSpec
 
@@ -90,7 +91,15 @@ class RegressionRecipe(LandmarkRecipe):
     def mean_shape(
         self, shapes: NDArray[np.float32], bins: NDArray[np.intp] | None
     ) -> NDArray[np.float64]:
-        """What displacements are counted from, (L, 2), of shapes (N, L, 2) and their bins (N,)."""
+        """What displacements are counted from, (L, 2), of shapes (N, L, 2) and their bins (N,).
+
+        Fine-tuning keeps that of the network to start from.
+
+        Raises:
+            CheckpointError: What to start from cannot be read or is no such network.
+        """
+        if self.init is not None:
+            return np.array(stated_params(self.init, "regression")["mean_shape"])
         if not self.displacement:
             return np.zeros(shapes.shape[1:])
         if bins is None:
