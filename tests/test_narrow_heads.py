@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import onnx
 import pytest
 
+from facemark_export import narrow_fit
+from facemark_export import narrow_heads as narrow_module
 from facemark_export.narrow_heads import narrow_heads
 from facemark_export.onnx_file import save
 from facemark_sdk import FaceDetector, LandmarkModel, load_image
@@ -34,58 +38,88 @@ def faces(photo):
     return landmarks.crop([image], [boxes])[0].copy()
 
 
-def outputs(model, faces, tmp_path):
-    path = tmp_path / "model.onnx"
-    spec = LandmarkModel(SOURCE, backend="cpu", threads=1).spec
-    save(model, spec, path)
-    return create_backend("cpu", path).run({"image": faces})
+@pytest.fixture(scope="module")
+def seen(model, faces):
+    """The heads, and the features that they take of the faces, (16, 64, 1280)."""
+    nodes = narrow_module._head_nodes(model)
+    features = narrow_module._features(model, nodes[0].input[0], [faces])
+    return narrow_module._heads(model, nodes), features[: len(faces)]
 
 
-def test_all_channels_lose_nothing(model, faces, tmp_path):
-    # 16 faces have 1,024 cells, fewer than channels: directions never seen there may be any
-    narrow = narrow_heads(model, [faces], CHANNELS)
-    found = outputs(narrow, faces, tmp_path)
+def test_features_and_heads_are_the_networks_own(model, faces, seen):
+    heads, features = seen
+    found = features @ heads.weights.T + heads.biases
     for name, maps in create_backend("cpu", SOURCE).run({"image": faces}).items():
-        np.testing.assert_allclose(found[name], maps, atol=1e-3 * np.abs(maps).max())
+        own = found[..., heads.rows[name]].transpose(0, 2, 1).reshape(maps.shape)
+        np.testing.assert_allclose(own, maps, atol=1e-4 * np.abs(maps).max())
 
 
-def test_more_channels_lose_less_and_take_fewer_products(model, faces, tmp_path):
-    plain = create_backend("cpu", SOURCE).run({"image": faces})
-    lost = []
-    for channels in (8, 32, 128):
-        narrow = narrow_heads(model, [faces[:8], faces[8:]], channels)
-        found = outputs(narrow, faces, tmp_path)
-        lost.append(sum(float(np.square(found[name] - plain[name]).sum()) for name in plain))
-        shapes = {entry.name: tuple(entry.dims) for entry in narrow.graph.initializer}
-        assert shapes["narrow/neck.weight"] == (channels, CHANNELS, 1, 1)
-        assert shapes["narrow/nb_x.weight"] == (680, channels, 1, 1)
-        assert not any("layer.weight" in name for name in shapes)
-    assert lost[0] > 3 * lost[1] > 9 * lost[2]
+def test_all_channels_lose_nothing(seen):
+    heads, features = seen
+    narrow = narrow_fit.start(heads, features, CHANNELS)
+    np.testing.assert_allclose(said(narrow, features), told(heads, features), atol=1e-3)
 
 
-def test_it_is_the_best_of_its_rank(model, faces, tmp_path):
+def test_the_start_is_the_best_of_its_rank(seen):
     # Eckart-Young: no other 8 channels leave less of the outputs' weighted squares
-    plain = create_backend("cpu", SOURCE).run({"image": faces})
-    found = outputs(narrow_heads(model, [faces], 8), faces, tmp_path)
-    scores, names = plain["cls"], list(plain)
-    read = np.stack([
-        np.bincount(own, minlength=64) for own in scores.reshape(*scores.shape[:2], -1).argmax(-1)
-    ])  # fmt: skip
-    counts = (0.05 + np.minimum(read, 3) / 3).reshape(-1, 1)
-
-    def weighted(maps):
-        rows = [maps[n].transpose(0, 2, 3, 1).reshape(len(counts), -1) for n in names]
-        rows[names.index("cls")] = 3 * rows[names.index("cls")]
-        return np.concatenate(rows, axis=1).astype(np.float64)
-
-    truth = weighted(plain)
-    centred = (truth - np.average(truth, axis=0, weights=counts[:, 0])) * np.sqrt(counts)
+    heads, features = seen
+    counts = narrow_fit.cell_counts(heads, features).ravel()
+    truth, narrow = told(heads, features), narrow_fit.start(heads, features, 8)
+    importance = np.where(np.arange(truth.shape[-1]) < 68, narrow_fit.SCORES_COUNT, 1.0)
+    rows = (truth * importance).reshape(len(counts), -1).astype(np.float64)
+    root = np.sqrt(counts)[:, None]
+    centred = (rows - np.average(rows, axis=0, weights=counts)) * root
     least = np.square(np.linalg.svd(centred, compute_uv=False)[8:]).sum()
-    left = np.square((truth - weighted(found)) * np.sqrt(counts)).sum()
-    assert left == pytest.approx(least, rel=1e-3)
+    left = ((truth - said(narrow, features)) * importance).reshape(len(counts), -1) * root
+    assert np.square(left).sum() == pytest.approx(least, rel=1e-3)
 
 
-def test_points_stay_where_they_were(model, faces, tmp_path):
+def test_cells_count_by_the_landmarks_that_are_read_there(seen):
+    heads, features = seen
+    counts = narrow_fit.cell_counts(heads, features)
+    best = told(heads, features)[..., :68].argmax(axis=1)
+    for face in range(4):
+        read, number = np.unique(best[face], return_counts=True)
+        expected = np.full(64, 0.05)
+        expected[read] += np.minimum(number, 3) / 3
+        np.testing.assert_allclose(counts[face], expected)
+
+
+def test_teaching_halves_the_error_where_landmarks_are_read(seen):
+    heads, features = seen
+    begun = narrow_fit.start(heads, features, 48)
+    best = told(heads, features)[..., :68].argmax(axis=1)
+    errors = []
+    for narrow in (begun, narrow_fit.teach(heads, features, begun, steps=100)):
+        wrong = (said(narrow, features) - told(heads, features))[..., heads.rows["nb_x"]]
+        wrong = wrong.reshape(*wrong.shape[:2], 68, 10)
+        read = np.take_along_axis(wrong, best[:, None, :, None], axis=1)
+        errors.append(np.square(read).mean())
+    assert errors[1] < errors[0] / 2
+
+
+def test_the_graph_has_the_narrow_heads_and_no_others(model, faces, tmp_path, monkeypatch):
+    monkeypatch.setattr(narrow_module, "teach", lambda heads, features, narrow: narrow)
+    narrow = narrow_heads(model, [faces[:8], faces[8:]], 32)
+    shapes = {entry.name: tuple(entry.dims) for entry in narrow.graph.initializer}
+    assert shapes["narrow/neck.weight"] == (32, CHANNELS, 1, 1)
+    assert shapes["narrow/nb_x.weight"] == (680, 32, 1, 1)
+    assert not any("layer.weight" in name for name in shapes)
+    assert [e.name for e in narrow.graph.output] == [e.name for e in model.graph.output]
+
+
+def told(heads, features):
+    """What the heads say (N, cells, rows)."""
+    return features @ heads.weights.T + heads.biases
+
+
+def said(narrow, features):
+    """The same through the narrow channels."""
+    return features @ narrow.down.T @ narrow.up.T + narrow.bias
+
+
+def test_points_stay_where_they_were(model, faces, tmp_path, monkeypatch):
+    monkeypatch.setattr(narrow_module, "teach", partial(narrow_fit.teach, steps=60))
     narrow = narrow_heads(model, [faces], 128)
     path = tmp_path / "narrow.onnx"
     save(narrow, LandmarkModel(SOURCE, backend="cpu", threads=1).spec, path)
