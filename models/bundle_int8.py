@@ -25,6 +25,8 @@ from facemark_sdk.models import read_spec
 from facemark_sdk.spec import ModelSpec
 
 SUFFIX = "_int8"
+NECKS = {LANDMARKS: 128}
+"""Channels under the heads of what is a PIPNet: docs/speed/network_size.png."""
 _THRESHOLD = (
     "its own score threshold is that of its best F1 on the held-out scenes, which judge it as "
     "well, so the figures are a little optimistic"
@@ -59,7 +61,7 @@ def make(name: str, photos: list[str], measuring: tuple[str, ...], out: Path) ->
     """One model: quantise, measure, state what was measured, card."""
     source, folder = BUNDLE / name / "model.onnx", out / f"{name}{SUFFIX}"
     path = folder / "model.onnx"
-    options = ("--name", folder.name, "--precision", "int8", "--calibration", *photos)
+    options = ("--name", folder.name, "--precision", "int8", *neck(name), "--calibration", *photos)
     run("-m", "facemark_export.cli", "--onnx", str(source), "-o", str(path), *options)
     making = Making(folder.name, source, (), measuring)
     spec, figures = spec_of(path), making.measure(path)
@@ -71,6 +73,11 @@ def make(name: str, photos: list[str], measuring: tuple[str, ...], out: Path) ->
     spec = dataclasses.replace(spec, accuracy=figures)
     state(path, spec)
     write(folder / "CARD.md", card_text(name, folder, photos, spec))
+
+
+def neck(name: str) -> tuple[str, ...]:
+    """The option for narrower heads, where they shall be."""
+    return ("--neck", str(NECKS[name])) if name in NECKS else ()
 
 
 def state(path: Path, spec: ModelSpec) -> None:
@@ -90,7 +97,12 @@ def card_text(name: str, folder: Path, photos: list[str], spec: ModelSpec) -> st
         "SHA256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "SIZE": f"{path.stat().st_size / 1e6:.1f} MB",
         "LAYERS": (
-            f"of {search['layers']} layers {len(search['faster'])} stay in float because that is "
+            (
+                f"its heads share {NECKS[name]} channels, chosen and taught on those photos\n- "
+                if name in NECKS
+                else ""
+            )
+            + f"of {search['layers']} layers {len(search['faster'])} stay in float because that is "
             f"faster and {len(search['kept'])} because they hurt (`model.onnx.report.json`)"
             + (f"\n- {_THRESHOLD}" if name == DETECTOR else "")
         ),
@@ -100,6 +112,7 @@ def card_text(name: str, folder: Path, photos: list[str], spec: ModelSpec) -> st
         "ACCURACY": accuracy_table(dict(spec.accuracy)),
         "PRECISIONS": precisions(ladder),
         "CALIBRATION": " ".join(photos),
+        "NECK": "".join(f"{word} " for word in neck(name)),
     }
     text = (Path(__file__).with_name("cards") / "int8.md").read_text()
     for key, value in filled.items():

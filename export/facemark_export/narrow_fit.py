@@ -24,7 +24,7 @@ SCORES_COUNT = 3.0
 """Errors of scores count so many times in the start: a wrong cell moves a landmark farther than a
 wrong offset. Of 1, 3, 6 and 10 the best NME."""
 EVERYWHERE = 0.05
-"""Cells in which no landmark is read count so little in the start; where n are, min(n, 3) / 3 
+"""Cells in which no landmark is read count so little in the start; where n are, min(n, 3) / 3
 more."""
 STEPS, FACES, RATE = 600, 24, 3e-4
 """Gradient steps, the faces of each, and the peak of Adam's learning rate."""
