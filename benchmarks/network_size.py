@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -155,6 +156,7 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     for precision, style in (("fp32", "--"), ("int8", "-")):
         for number, size in enumerate(sizes):
             line = [row for row in rows if (row["size"], row["precision"]) == (size, precision)]
+            line.sort(key=lambda row: row["neck"] or math.inf)
             axis.plot(
                 [100 * row["time_over_r18"] for row in line],
                 [row["nme_percent"] for row in line],
