@@ -25,7 +25,7 @@ BUNDLE = "facemark_models"
 MODEL_FILE = "model.onnx"
 
 DEFAULT_LANDMARKS, DEFAULT_LANDMARKS_CPU = "pipnet_lite0_68", "pipnet_lite0_68_int8"
-"""The same network; int8 is for CPUs, its card says how much faster."""
+"""The same trunk; int8 is for CPUs, its card says how much faster and less exact."""
 
 
 def list_models() -> list[str]:
