@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import resource
 import time
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +18,7 @@ from facemark_export.training.wasserstein import (
     soft_argmax_loss,
     wasserstein_loss,
 )
+from facemark_sdk.bench.memory import peak_memory_mb
 
 SIDE = 64
 SIGMA = 1.5
@@ -56,12 +56,12 @@ def batch_rows(batch: int, landmarks: int, device: str) -> list[dict[str, Any]]:
     for name in (NETWORK, *LOSSES):
         with multiprocessing.get_context("spawn").Pool(1) as one:
             seconds, peak = one.apply(batch_cost, (name, batch, landmarks, device))
-        rows.append({"name": name, "seconds": seconds, "mib": peak / 2**20})
+        rows.append({"name": name, "seconds": seconds, "mb": peak})
     return rows
 
 
-def batch_cost(name: str, batch: int, landmarks: int, device: str) -> tuple[float, int]:
-    """Seconds, and bytes beyond those of the inputs."""
+def batch_cost(name: str, batch: int, landmarks: int, device: str) -> tuple[float, float | None]:
+    """Seconds, and 10^6 bytes beyond those of the inputs, where the system tells."""
     chance = torch.manual_seed(0)
     if name == NETWORK:
         network = HighResolutionNet(landmarks).to(device).train()
@@ -78,18 +78,19 @@ def batch_cost(name: str, batch: int, landmarks: int, device: str) -> tuple[floa
         def work() -> None:
             LOSSES[name](maps, points).backward()
 
-    before = _peak(device)
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
+    before = _peak(device)
     seconds = seconds_of(work, device)
-    return seconds, _peak(device) - before
+    after = _peak(device)
+    return seconds, None if before is None or after is None else after - before
 
 
-def _peak(device: str) -> int:
+def _peak(device: str) -> float | None:
+    """Highest use so far, 10^6 bytes."""
     if device == "cuda":
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return torch.cuda.max_memory_allocated() / 1e6
+    return peak_memory_mb()
 
 
 def seconds_of(work: Callable[[], object], device: str, times: int = 3) -> float:

@@ -99,13 +99,13 @@ def tables(figures: Mapping[str, Any]) -> str:
             "",
             "seconds",
             "of the network's",
-            "memory, MiB",
+            "memory, MB",
             rows=(
                 (
                     row["name"],
                     f"{row['seconds']:.3g}",
                     f"{row['seconds'] / network:.2g}",
-                    f"{row['mib']:.0f}",
+                    "" if row["mb"] is None else f"{row['mb']:.0f}",
                 )
                 for row in figures["batches"]
             ),
@@ -126,7 +126,7 @@ def plot(figures: Mapping[str, Any], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    picture, (entropy, curve, batch) = plt.subplots(1, 3, figsize=(17, 4.8))
+    picture, (entropy, curve, batch) = plt.subplots(1, 3, figsize=(17, 4.8), layout="constrained")
     for debias, style in ((True, "o-"), (False, "s--")):
         rows = [row for row in figures["entropy"] if row["debias"] is debias]
         at = [row["epsilon"] for row in rows]
@@ -159,7 +159,6 @@ def plot(figures: Mapping[str, Any], path: Path) -> None:
             *figures["batch"][:2], side=figures["batch"][2]
         )
     )
-    picture.tight_layout()
     picture.savefig(path, dpi=110)
     plt.close(picture)
 
