@@ -37,6 +37,7 @@ from facemark_export.precision_speed import milliseconds_of
 from facemark_export.quantise import Quantiser
 from facemark_export.training.recipes.pipnet import PipnetRecipe
 from facemark_sdk.backends import create_backend
+from facemark_sdk.evaluation.plots import require_matplotlib
 from facemark_sdk.layouts import get_layout
 from facemark_sdk.models import read_spec, resolve_model
 from facemark_sdk.spec import ModelSpec
@@ -72,10 +73,15 @@ def main(
         json_file: Write the figures here.
         plot: Draw NME against time here.
     """
+    if plot is not None:
+        require_matplotlib()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         reference = resnet18(folder / "reference.onnx")
-        candidates = [each for model in models for each in variants(model, data, necks, folder)]
+        candidates = []
+        for number, model in enumerate(models):
+            (folder / str(number)).mkdir()
+            candidates += variants(model, data, necks, folder / str(number))
         times = milliseconds_of([(each.path, each.image) for each in (reference, *candidates)])
     rows = [
         {**each.row, "p50_ms": round(time, 3), "time_over_r18": round(time / times[0], 4)}
@@ -113,7 +119,7 @@ def variants(
         narrow = model if neck is None else narrow_heads(model, seen, neck)
         quantiser = Quantiser(narrow, spec.input, seen)
         for precision, made in (("fp32", narrow), ("int8", quantiser.model(quantiser.layers))):
-            path = folder / f"{source.parent.name}_{spec.input.width}_{neck}_{precision}.onnx"
+            path = folder / f"{neck}_{precision}.onnx"
             save(made, dataclasses.replace(spec, precision=precision), path)
             figures = samples.validation.compare(truth, samples.validation.run(path)).figures
             row = {
@@ -152,10 +158,14 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axis = pyplot.subplots(figsize=(10, 6))
-    sizes = list(dict.fromkeys(row["size"] for row in rows))
+    models = list(dict.fromkeys((row["model"], row["size"]) for row in rows))
     for precision, style in (("fp32", "--"), ("int8", "-")):
-        for number, size in enumerate(sizes):
-            line = [row for row in rows if (row["size"], row["precision"]) == (size, precision)]
+        for number, (model, size) in enumerate(models):
+            line = [
+                row
+                for row in rows
+                if (row["model"], row["size"], row["precision"]) == (model, size, precision)
+            ]
             line.sort(key=lambda row: row["neck"] or math.inf)
             axis.plot(
                 [100 * row["time_over_r18"] for row in line],
@@ -163,7 +173,7 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
                 marker="o",
                 linestyle=style,
                 color=f"C{number}",
-                label=f"{size} x {size}, {precision}",
+                label=f"{model}, {size} x {size}, {precision}",
             )
             for row in line:
                 axis.annotate(

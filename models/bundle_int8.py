@@ -98,8 +98,8 @@ def card_text(name: str, folder: Path, photos: list[str], spec: ModelSpec) -> st
         "SIZE": f"{path.stat().st_size / 1e6:.1f} MB",
         "LAYERS": (
             (
-                f"its heads share {NECKS[name]} channels, chosen and taught on those photos\n- "
-                if name in NECKS
+                f"its heads share {ladder['neck']} channels, chosen and taught on those photos\n- "
+                if ladder["neck"]
                 else ""
             )
             + f"of {search['layers']} layers {len(search['faster'])} stay in float because that is "

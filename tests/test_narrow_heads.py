@@ -12,6 +12,7 @@ from facemark_export import narrow_fit
 from facemark_export import narrow_heads as narrow_module
 from facemark_export.narrow_heads import narrow_heads
 from facemark_export.onnx_file import save
+from facemark_export.quantise_file import quantise_file
 from facemark_sdk import FaceDetector, LandmarkModel, load_image
 from facemark_sdk.backends import create_backend
 from facemark_sdk.errors import ModelError
@@ -98,6 +99,16 @@ def test_teaching_halves_the_error_where_landmarks_are_read(seen):
     assert errors[1] < errors[0] / 2
 
 
+def test_evened_channels_say_the_same_and_have_like_ranges(seen):
+    heads, features = seen
+    narrow = narrow_fit.start(heads, features, 64)
+    mixed = narrow_fit.even(narrow)
+    np.testing.assert_allclose(said(mixed, features), said(narrow, features), atol=1e-3)
+    reach = [np.abs(features @ each.down.T).max(axis=(0, 1)) for each in (narrow, mixed)]
+    assert reach[0].max() > 10 * np.median(reach[0])
+    assert reach[1].max() < 3 * np.median(reach[1])
+
+
 def test_the_graph_has_the_narrow_heads_and_no_others(model, faces, tmp_path, monkeypatch):
     monkeypatch.setattr(narrow_module, "teach", lambda heads, features, narrow: narrow)
     narrow = narrow_heads(model, [faces[:8], faces[8:]], 32)
@@ -134,5 +145,13 @@ def test_other_networks_are_refused(model, faces):
     detector = onnx.load(resolve_model("retinaface_mnet025"))
     with pytest.raises(ModelError, match="PIPNets"):
         narrow_heads(detector, [faces], 8)
-    with pytest.raises(ModelError, match="at least one"):
-        narrow_heads(model, [faces], 0)
+    for channels in (0, CHANNELS):  # as many as the features have would only be slower
+        with pytest.raises(ModelError, match=f"from 1 to {CHANNELS - 1}"):
+            narrow_heads(model, [faces], channels)
+
+
+def test_detectors_are_refused_before_anything_is_measured(tmp_path):
+    out = tmp_path / "out.onnx"
+    with pytest.raises(ModelError, match="--neck is for PIPNets"):
+        quantise_file(resolve_model("retinaface_mnet025"), out, [tmp_path / "absent"], neck=8)
+    assert not out.exists()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -12,14 +14,19 @@ from conftest import SHARED
 from torch import nn
 
 from facemark_export import checkpoint
+from facemark_export.graph import ExportGraph
 from facemark_export.networks.normalise import Normalise
-from facemark_export.onnx_file import save, to_fp16
+from facemark_export.onnx_file import network_model, save, to_fp16
+from facemark_export.training.cli import resumable
+from facemark_export.training.loop import Run
+from facemark_export.training.recipes.heatmaps import HeatmapRecipe
 from facemark_export.training.recipes.hih import HihRecipe
 from facemark_export.training.recipes.landmarks import TrainingError
 from facemark_export.training.recipes.mapnet import MapnetRecipe
 from facemark_export.training.recipes.pipnet import PipnetRecipe
 from facemark_export.training.recipes.regression import RegressionRecipe
 from facemark_export.training.recipes.retinaface_mnet025 import RetinaFaceMnet025
+from facemark_export.training.recipes.subpixel import SubpixelRecipe
 from facemark_export.training.start import start_from
 from facemark_sdk.backends import create_backend
 from facemark_sdk.errors import CheckpointError
@@ -28,6 +35,7 @@ from facemark_sdk.models import read_spec, resolve_model
 AFW = SHARED / "data" / "landmarks68" / "afw"
 LANDMARKS = resolve_model("pipnet_lite0_68")
 DETECTOR = resolve_model("retinaface_mnet025")
+BEFORE = "fine-tuned from a network trained on:"
 pytestmark = pytest.mark.shared
 
 
@@ -107,9 +115,12 @@ def test_a_detector_too():
 @pytest.mark.parametrize(
     ("recipe", "said"),
     [
-        (PipnetRecipe(architecture="mobilenet_v2", imagenet=False), "pipnet on efficientnet_lite0"),
+        (
+            PipnetRecipe(architecture="mobilenet_v2", imagenet=False),
+            "pipnet on mobilenet_v2",
+        ),
         (PipnetRecipe(neighbours=4, imagenet=False), "of another shape"),
-        (MapnetRecipe(imagenet=False), "trains a mapnet"),
+        (MapnetRecipe(imagenet=False), r"is a pipnet .* trains a mapnet"),
         (HihRecipe(imagenet=False, size=128), "trains a hih"),
     ],
 )
@@ -124,34 +135,107 @@ def test_only_fp32_files_of_ours_are_started_from(task, tmp_path):
     spec = read_spec(create_backend("cpu", LANDMARKS), LANDMARKS)
     half = tmp_path / "half.onnx"
     save(to_fp16(model), dataclasses.replace(spec, precision="fp16"), half)
-    with pytest.raises(CheckpointError, match="fp32"):
-        start_from(task, half)
-    with pytest.raises(CheckpointError, match="fp32"):
-        start_from(task, resolve_model("pipnet_lite0_68_int8"))
+    for start in (half, Path("pipnet_lite0_68_int8")):
+        with pytest.raises(CheckpointError, match=r"--init .* fp32"):
+            start_from(task, start)
     foreign = tmp_path / "foreign.onnx"
     del model.metadata_props[:]
     onnx.save(model, foreign)
-    with pytest.raises(CheckpointError, match="no facemark spec"):
-        start_from(task, foreign)
     (tmp_path / "text.onnx").write_text("no graph")
-    with pytest.raises(CheckpointError, match="no readable ONNX"):
-        start_from(task, tmp_path / "text.onnx")
-    with pytest.raises(CheckpointError, match="no readable ONNX"):
-        start_from(task, tmp_path / "absent.onnx")
+    for name, said in (
+        ("foreign.onnx", "no facemark spec"),
+        ("text.onnx", "damaged or no ONNX"),
+        ("absent.onnx", "cannot be read"),
+        ("absent.safetensors", "no checkpoint at"),
+    ):
+        with pytest.raises(CheckpointError, match=said) as raised:
+            start_from(task, tmp_path / name)
+        assert "another network" not in str(raised.value)
 
 
-def test_a_start_that_is_no_pipnet_has_no_neighbours():
-    with pytest.raises((CheckpointError, TrainingError), match="retinaface"):
+def test_a_start_of_another_kind_or_layout_is_refused_before_training():
+    with pytest.raises(CheckpointError, match="is a retinaface"):
         PipnetRecipe(init=DETECTOR).build([AFW])
+    with pytest.raises(CheckpointError, match=r"for ibug68, .* for wflw98"):
+        PipnetRecipe(init=LANDMARKS, layout="wflw98").model_spec(np.zeros((98, 2)))
+    with pytest.raises(TrainingError, match="displacement"):
+        RegressionRecipe(init=LANDMARKS, displacement=False)
+
+
+def test_terms_of_the_start_hold(task):
+    theirs = read_spec(create_backend("cpu", LANDMARKS), LANDMARKS)
+    assert task.spec.licence == theirs.licence
+    assert task.spec.training_data.startswith(
+        "unstated; fine-tuned from a network trained on: HELEN"
+    )
+    stated = PipnetRecipe(init=LANDMARKS, training_data="mine", licence="own")
+    spec = stated.model_spec(np.random.default_rng(0).random((68, 2)))
+    assert spec.licence == "own"
+    assert (
+        spec.training_data == f"mine; fine-tuned from a network trained on: {theirs.training_data}"
+    )
+
+
+def test_a_run_goes_on_without_what_it_started_from(tmp_path):
+    start, out = tmp_path / "start.onnx", tmp_path / "run"
+    shutil.copy(LANDMARKS, start)
+    recipe = PipnetRecipe(init=start, size=64, epochs=1, workers=0, batch_size=8, threads=1)
+    run = Run(recipe.build([AFW]), recipe, "pipnet", out, resume=False)
+    run._save()
+    start.unlink()
+    again = resumable(recipe, out)
+    task = again.build([AFW])
+    assert task.spec == run.task.spec
+    Run(task, recipe, "pipnet", out, resume=True)
+
+
+NETWORKS = [
+    HeatmapRecipe(size=64, imagenet=False),  # HRNet: convolutions with biases before norms
+    HeatmapRecipe(family="mapnet", architecture="resnet18", size=64, imagenet=False),
+    HeatmapRecipe(family="cpn", architecture="resnet18", size=64, imagenet=False),
+    HeatmapRecipe(family="mapnet", architecture="resnet18_coordconv", size=64, imagenet=False),
+    PipnetRecipe(architecture="resnet18", stride=64, size=128, imagenet=False),
+    RegressionRecipe(architecture="mobilenet_v2", size=64, imagenet=False),
+    HihRecipe(size=128, imagenet=False),
+]
+
+
+@pytest.mark.parametrize(
+    "recipe", NETWORKS, ids=lambda recipe: f"{type(recipe).__name__} {recipe.architecture}"
+)
+def test_every_family_comes_back_from_its_file(recipe, tmp_path):
+    torch.manual_seed(0)
+    task = recipe.build([AFW])
+    with torch.no_grad():  # nothing at its usual start, so that nothing may be mistaken
+        for name, tensor in task.network.state_dict().items():
+            if name.endswith(("bias", "running_mean")):
+                tensor.uniform_(-0.3, 0.3)
+            elif name.endswith("running_var"):
+                tensor.uniform_(0.5, 2.0)
+    path = tmp_path / "network.onnx"
+    task.network.eval()
+    save(network_model(ExportGraph(task.network, task.spec).eval(), task.spec), task.spec, path)
+    fresh = recipe.build([AFW])
+    start_from(fresh, path)
+    assert same(fresh, path, task.spec.input.width)
+
+
+def test_normalisations_before_convolutions_are_not_kept_and_that_is_said(tmp_path):
+    recipe = SubpixelRecipe(architecture="hourglass1_hierarchical")
+    task = recipe.build([AFW])
+    path = tmp_path / "network.onnx"
+    task.network.eval()
+    save(network_model(ExportGraph(task.network, task.spec).eval(), task.spec), task.spec, path)
+    with pytest.raises(CheckpointError, match="start from the checkpoint"):
+        start_from(task, path)
 
 
 def same(task, path, side):
     """Whether a network computes what a file does, to rounding."""
     image = np.random.default_rng(0).integers(0, 256, (2, side, side, 3), np.uint8)
     wanted = create_backend("cpu", path).run({"image": image})
-    task.network.eval()
     with torch.no_grad():
-        found = task.network(Normalise(task.spec.input)(torch.from_numpy(image)))
+        found = ExportGraph(task.network, task.spec).eval()(torch.from_numpy(image))
     return all(
         np.abs(maps - ours.numpy()).max() < 1e-4 * np.abs(maps).max()
         for maps, ours in zip(wanted.values(), found, strict=True)

@@ -81,7 +81,9 @@ class _Ran(dict[tuple[str, str], Measured]):
 def product_rates(times: Times) -> dict[str, float]:
     """float32 GFLOP/s by the library whose matrix product it is, the fastest first."""
     rates = {
-        name: FLOPS / times[PRODUCT, name].percentile(50) / 1e6 for name in (NUMPY, TORCH, RUNTIME)
+        name: FLOPS / times[PRODUCT, name].percentile(50) / 1e6
+        for name in (NUMPY, TORCH, RUNTIME)
+        if (PRODUCT, name) in times
     }
     return dict(sorted(rates.items(), key=lambda item: -item[1]))
 
@@ -130,7 +132,7 @@ def _rates(r18: Path, int8: Path | None) -> Callable[[Times], Iterator[Claim]]:
             product = f"{library}'s matrix-product rate"
             share = 100 * network_rate(times[NETWORK, R18], r18) / rate
             yield Claim(f"R18 fp32: share of {product}", share, 95, True, "%")
-            if int8 is not None:
+            if int8 is not None and (NETWORK, R18_INT8) in times:
                 # the float network's operations: int8 files pad a kernel here and there
                 share = 100 * network_rate(times[NETWORK, R18_INT8], r18) / (INT8_GAIN * rate)
                 yield Claim(f"R18 int8: share of {INT8_GAIN} x {product}", share, 75, True, "%")

@@ -14,6 +14,7 @@ import onnx
 
 from facemark_export.decode_graph import decode_model
 from facemark_export.graph import ExportGraph
+from facemark_export.narrow_heads import check_neck
 from facemark_export.onnx_file import append_decoder, network_model, save, to_fp16
 from facemark_export.parity import (
     TOLERANCES,
@@ -108,6 +109,9 @@ def export_checkpoint(
     network, spec = read_source(ckpt, choices)
     if spec.task == "detection" and choices.decode == "graph":
         raise ModelError("--decode graph is for landmark models; a detector's faces vary in number")
+    if neck is not None and choices.precision != "int8":
+        raise ModelError(f"--neck is for --precision int8; got {choices.precision}")
+    check_neck(neck, spec)
     graph = ExportGraph(network, spec).eval()
     structured, photographed = structured_batches(spec), photo_batches(spec, photos)
     batches = structured + photographed

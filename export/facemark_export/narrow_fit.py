@@ -122,6 +122,21 @@ def teach(heads: Heads, features: Floats, narrow: Narrow, steps: int = STEPS) ->
     return Narrow(*(part.detach().numpy() for part in (down, up, bias)))
 
 
+def even(narrow: Narrow) -> Narrow:
+    """The same map with channels of like range, which share one scale in int8.
+
+    They come as principal directions, the first ones far wider than the last. Any rotation between
+    the two matrices leaves their product; a drawn one mixes them.
+    """
+    drawn = np.random.default_rng(0).standard_normal((len(narrow.down),) * 2)
+    rotation = np.linalg.qr(drawn).Q
+    return Narrow(
+        (rotation @ narrow.down).astype(np.float32),
+        (narrow.up @ rotation.T).astype(np.float32),
+        narrow.bias,
+    )
+
+
 def _as_read(errors: Tensor, best: Tensor, rows: Mapping[str, slice]) -> Tensor:
     """The weighted squares of errors (N, cells, rows) where landmarks are read, best (N, L)."""
     landmarks = best.shape[1]

@@ -14,8 +14,9 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from facemark_export.narrow_fit import SCORES, Heads, start, teach
+from facemark_export.narrow_fit import SCORES, Heads, even, start, teach
 from facemark_sdk.errors import ModelError
+from facemark_sdk.spec import ModelSpec
 
 Floats = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
@@ -32,17 +33,21 @@ def narrow_heads(
         model: Float, without a decoder in the graph; unchanged.
         batches: uint8 BGR (N, S, S, 3) faces on which the channels are chosen, and their mirrored
             images.
-        channels: As many as the features have or more: nothing is lost, nor gained.
+        channels: Fewer than the features have.
 
     Raises:
-        ModelError: The outputs are not those of a PIPNet's heads, or `channels` is not positive.
+        ModelError: The outputs are not those of a PIPNet's heads, or `channels` is out of range.
     """
     nodes = _head_nodes(model)
-    if channels < 1:
-        raise ModelError(f"the heads need at least one channel, got {channels}")
     heads, source = _heads(model, nodes), nodes[0].input[0]
+    rows, width = heads.weights.shape
+    if not 1 <= channels < min(rows, width):
+        raise ModelError(
+            f"--neck must be from 1 to {min(rows, width) - 1}, as these heads make {rows} rows of "
+            f"{width} channels; got {channels}"
+        )
     features = _features(model, source, batches)
-    down, up, bias = teach(heads, features, start(heads, features, channels))
+    down, up, bias = even(teach(heads, features, start(heads, features, channels)))
     narrow = onnx.ModelProto()
     narrow.CopyFrom(model)
     graph = narrow.graph
@@ -56,6 +61,16 @@ def narrow_heads(
         del entries[:]
         entries.extend(fresh)
     return narrow
+
+
+def check_neck(channels: int | None, spec: ModelSpec) -> None:
+    """Refuse narrower heads where there are none, before anything is measured.
+
+    Raises:
+        ModelError: `channels` is given for another network than a PIPNet.
+    """
+    if channels is not None and spec.family != "pipnet":
+        raise ModelError(f"--neck is for PIPNets, {spec.name!r} is a {spec.family}")
 
 
 def _head_nodes(model: onnx.ModelProto) -> list[NodeProto]:
@@ -73,7 +88,7 @@ def _head_nodes(model: onnx.ModelProto) -> list[NodeProto]:
     names = [entry.name for entry in model.graph.output]
     if not pointwise or len({node.input[0] for node in nodes}) != 1 or SCORES not in names:
         raise ModelError(
-            "narrower heads are for PIPNets, whose outputs are 1x1 convolutions of the same "
+            "--neck is for PIPNets, whose outputs are 1x1 convolutions of the same "
             f"features; these outputs are {', '.join(names)}"
         )
     return nodes

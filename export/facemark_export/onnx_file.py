@@ -13,9 +13,11 @@ from typing import Any
 import onnx
 import onnxslim
 import torch
+from google.protobuf.message import DecodeError
 from onnx import compose
 
 from facemark_export.graph import ExportGraph, example_image
+from facemark_sdk.errors import CheckpointError
 from facemark_sdk.spec import METADATA_KEY, ModelSpec
 
 OPSET = 18
@@ -101,6 +103,28 @@ def save(model: onnx.ModelProto, spec: ModelSpec, path: Path) -> None:
     model.producer_name, model.producer_version = program.partition(" ")[::2]
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
+
+
+def load(path: Path) -> tuple[onnx.ModelProto, ModelSpec]:
+    """Read what `save` wrote.
+
+    Raises:
+        CheckpointError: It cannot be read or has no spec.
+        ModelError: Its spec is unusable.
+    """
+    try:
+        model = onnx.load(path)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
+    except (DecodeError, ValueError, onnx.checker.ValidationError) as error:
+        raise CheckpointError(f"{path} is damaged or no ONNX file: {error}") from None
+    record = next((e.value for e in model.metadata_props if e.key == METADATA_KEY), None)
+    if record is None:
+        raise CheckpointError(
+            f"{path} has no facemark spec yet: write an fp32 file of it first, "
+            f"facemark-export --onnx {path} -o FP32.onnx, and take that one"
+        )
+    return model, ModelSpec.from_json(record)
 
 
 def _rename_outputs(graph: onnx.GraphProto, names: dict[str, str]) -> None:

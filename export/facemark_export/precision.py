@@ -175,7 +175,7 @@ def to_int8(
     quantised, how = quantiser.model(quantiser.layers), None
     if not symmetric:
         images = _one_run(model, samples.search)
-        quantised, how = search(quantiser, model, spec, samples.search, images, limit, progress)
+        quantised, how = search(quantiser, narrow, spec, samples.search, images, limit, progress)
     progress("measuring fp32, fp16 and int8 on the validation faces")
     models: dict[Precision, onnx.ModelProto] = {"fp32": model, "fp16": to_fp16(model)}
     ladder = climb({**models, "int8": quantised}, spec, samples.validation)
@@ -183,7 +183,9 @@ def to_int8(
     if not loss <= limit:  # NaN fails
         raise PrecisionError(
             f"int8 loses {loss:.2f} {ladder.unit} against fp32 on {ladder.protocol}; allowed are "
-            f"{limit:g}: calibrate on more photos like those it is for, or pass --max-loss"
+            f"{limit:g}: calibrate on more photos like those it is for"
+            + ("" if neck is None else f", take a wider --neck than {neck}")
+            + ", or pass --max-loss"
         )
     return quantised, dataclasses.replace(ladder, max_loss=limit, search=how, neck=neck)
 

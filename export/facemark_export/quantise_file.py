@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from google.protobuf.message import DecodeError
 
-from facemark_export.onnx_file import save
+from facemark_export.narrow_heads import check_neck
+from facemark_export.onnx_file import load, save
 from facemark_export.precision import Ladder, to_int8
 from facemark_export.precision_data import read_samples
 from facemark_sdk import __version__
 from facemark_sdk.errors import CheckpointError
 from facemark_sdk.files import replace_file
-from facemark_sdk.spec import METADATA_KEY, ModelSpec
+from facemark_sdk.spec import ModelSpec
 
 
 def quantise_file(
@@ -58,6 +58,7 @@ def quantise_file(
     model, spec = _read(source)
     if out.exists() and out.samefile(source):
         raise CheckpointError(f"{out} is the source itself; choose another file to write")
+    check_neck(neck, spec)
     progress("reading the photos")
     samples = read_samples(calibration, spec)
     quantised, ladder = to_int8(
@@ -84,19 +85,7 @@ def quantise_file(
 
 
 def _read(source: Path) -> tuple[onnx.ModelProto, ModelSpec]:
-    try:
-        model = onnx.load(source)
-    except OSError as error:
-        raise CheckpointError(f"{source} cannot be read: {error.strerror or error}") from None
-    except (DecodeError, ValueError, onnx.checker.ValidationError) as error:
-        raise CheckpointError(f"{source} is damaged or no ONNX file: {error}") from None
-    record = next((e.value for e in model.metadata_props if e.key == METADATA_KEY), None)
-    if record is None:
-        raise CheckpointError(
-            f"{source} has no facemark spec yet: write an fp32 file of it first, "
-            f"facemark-export --onnx {source} -o FP32.onnx, then make that one int8"
-        )
-    spec = ModelSpec.from_json(record)
+    model, spec = load(source)
     if spec.precision != "fp32":
         raise CheckpointError(
             f"{source} is {spec.precision} already; make int8 from the fp32 file or the checkpoint"

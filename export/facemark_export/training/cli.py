@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -36,7 +37,8 @@ def _command(name: str, description: str, default: LoopRecipe) -> Callable[..., 
             train_rounds(recipe, name, data, out, resume=resume)
         else:
             torch.manual_seed(recipe.seed)  # the fresh weights; batches have their own generators
-            Run(recipe.build(data), recipe, name, out, resume=resume).train()
+            task = resumable(recipe, out).build(data) if resume else recipe.build(data)
+            Run(task, recipe, name, out, resume=resume).train()
         processes.leave()
 
     train.__annotations__ = {
@@ -48,6 +50,12 @@ def _command(name: str, description: str, default: LoopRecipe) -> Callable[..., 
     }
     train.__doc__ = f"{description}."
     return train
+
+
+def resumable(recipe: LoopRecipe, out: Path) -> LoopRecipe:
+    """A recipe whose tables come from the run itself: what it started from may have changed."""
+    last = out / "last.safetensors"
+    return replace(recipe, init=last) if recipe.init is not None and last.exists() else recipe
 
 
 def main() -> None:

@@ -65,7 +65,7 @@ class Run:
     Raises:
         TrainingError: The folder holds a run and `resume` is off, or holds another recipe's; or
             the machine cannot do what the recipe asks for.
-        CheckpointError: The stored state, or the checkpoint to start from, cannot be used.
+        CheckpointError: The stored state, or what to start from, cannot be used.
     """
 
     def __init__(

@@ -40,8 +40,8 @@ class LoopRecipe:
     clip_norm: float = 10.0
     """The gradient is scaled down to this norm where it is larger; inf never."""
     init: Path | None = None
-    """Start from the weights of this checkpoint, or of this fp32 ONNX file of facemark-export's, a
-    bundled model's for example (fine-tuning); it must be of the same network."""
+    """Fine-tuning: start from the weights of this checkpoint, of this fp32 ONNX file that
+    facemark-export wrote, or of the bundled model of this name; it must be of the same network."""
     precision: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     """Arithmetic of the forward pass (autocast); losses and weights stay float32. float16 scales
     the loss and needs CUDA."""

@@ -11,95 +11,121 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import onnx
 import torch
-from google.protobuf.message import DecodeError
 from onnx import ModelProto, numpy_helper
 from torch import Tensor, nn
 
 from facemark_export import checkpoint
 from facemark_export.networks.normalise import Normalise
 from facemark_export.networks.weights import COUNTER, load_weights
+from facemark_export.onnx_file import load
 from facemark_export.training.task import Task
-from facemark_sdk.errors import CheckpointError
-from facemark_sdk.spec import METADATA_KEY, ModelSpec
+from facemark_sdk.errors import CheckpointError, ModelError
+from facemark_sdk.models import resolve_model
+from facemark_sdk.spec import ModelSpec
 
 _PREFIX = "network."
 """Of the network's tensors in what `facemark-export` writes."""
 _SAMPLES, _BATCH = 128, 16
 """Training samples on which means and variances are taken."""
+UNSTATED = "unstated"
+"""What a recipe's training data and licence are until the user states them."""
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 Norm = nn.BatchNorm1d | nn.BatchNorm2d
 
 
-def stated_params(path: Path, decoder: str) -> dict[str, Any]:
-    """What the start says of its decoder: tables and shapes that its weights belong to.
+def start_spec(start: Path, wanted: ModelSpec) -> ModelSpec:
+    """What the start says of itself, if a recipe's network can start from it.
 
     Args:
-        path: A checkpoint that facemark-train wrote, or an ONNX file of facemark-export's.
-        decoder: What it must be read by.
+        start: A checkpoint that facemark-train wrote, an fp32 ONNX file of facemark-export's whose
+            decoder is outside the graph, or a bundled model's name.
+        wanted: What the recipe's network says of itself.
 
     Raises:
-        CheckpointError: It cannot be read, has no spec, or is read otherwise.
+        CheckpointError: It cannot be read, or is of another network.
         ModelError: Its spec is unusable.
     """
-    spec = _read_onnx(path)[1] if _is_onnx(path) else checkpoint.read(path).spec
-    if spec.decoder != decoder:
-        raise CheckpointError(f"{path} is read by {spec.decoder!r}, the recipe's by {decoder!r}")
-    return dict(spec.decoder_params)
+    spec = _spec_of(_path_of(start))
+    if spec.precision != "fp32" or spec.decoder == "graph":
+        raise CheckpointError(
+            f"--init {start} is {spec.precision}, read by {spec.decoder!r}: start from an fp32 "
+            "file without a decoder in the graph"
+        )
+    names = [(each.family, each.architecture, each.layout) for each in (spec, wanted)]
+    if names[0] != names[1]:
+        theirs, ours = (f"{kind} on {trunk} for {layout}" for kind, trunk, layout in names)
+        raise CheckpointError(f"--init {start} is a {theirs}, the recipe trains a {ours}")
+    return spec
 
 
-def start_from(task: Task, path: Path) -> None:
+def inherited_terms(start: Path, training_data: str, licence: str) -> tuple[str, str]:
+    """Training data and licence of what is fine-tuned: the start's hold, too.
+
+    Args:
+        start: As for `start_spec`.
+        training_data: Of the fine-tuning.
+        licence: As the user states it.
+
+    Raises:
+        CheckpointError: The start cannot be read.
+        ModelError: Its spec is unusable.
+    """
+    spec = _spec_of(_path_of(start))
+    before = spec.training_data
+    if not before.startswith(training_data):  # as a run's own checkpoint does, when it goes on
+        before = f"{training_data}; fine-tuned from a network trained on: {before}"
+    return before, spec.licence if licence == UNSTATED else licence
+
+
+def start_from(task: Task, start: Path) -> None:
     """Give a task's network the weights of a checkpoint or of an exported file.
 
     Args:
         task: Its network gets them; its samples show what an exported file does not keep.
-        path: What facemark-train wrote, or an fp32 ONNX file of facemark-export's whose decoder is
-            outside the graph.
+        start: As for `start_spec`.
 
     Raises:
-        CheckpointError: It is unreadable, or of another network.
+        CheckpointError: It cannot be read, or is of another network.
+        ModelError: Its spec is unusable.
     """
-    if not _is_onnx(path):
-        try:
-            load_weights(task.network, checkpoint.read(path).weights)
-        except CheckpointError as error:
-            raise CheckpointError(f"{path} is of another network: {error}") from None
-        return
-    model, spec = _read_onnx(path)
-    if spec.precision != "fp32" or spec.decoder == "graph":
-        raise CheckpointError(
-            f"{path} is {spec.precision}, read by {spec.decoder!r}: start from an fp32 file "
-            "without a decoder in the graph"
-        )
-    wanted = task.spec.family, task.spec.architecture, task.spec.layout
-    if (spec.family, spec.architecture, spec.layout) != wanted:
-        raise CheckpointError(
-            f"{path} is a {spec.family} on {spec.architecture} for {spec.layout}, the recipe "
-            f"trains a {' '.join(wanted[:2])} for {wanted[2]}"
-        )
+    path = _path_of(start)
+    start_spec(start, task.spec)
+    weights = None if _is_onnx(path) else checkpoint.read(path).weights
     try:
-        _unfold(task, _tensors(model), _biases(model))
+        if weights is not None:
+            load_weights(task.network, weights)
+        else:
+            model = load(path)[0]
+            _unfold(task, _tensors(model), _biases(model))
     except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from None
+        remedy = (
+            ""
+            if weights is not None
+            else (
+                "; a file of networks whose normalisations come before their convolutions, as an "
+                "hourglass's do, does not keep them: start from the checkpoint"
+            )
+        )
+        raise CheckpointError(f"--init {start} is of another network: {error}{remedy}") from None
+
+
+def _path_of(start: Path) -> Path:
+    """The file of a bundled model that is meant, else the path as it is."""
+    try:
+        return resolve_model(str(start))
+    except ModelError:
+        return start
+
+
+def _spec_of(path: Path) -> ModelSpec:
+    return load(path)[1] if _is_onnx(path) else checkpoint.read(path).spec
 
 
 def _is_onnx(path: Path) -> bool:
     return path.suffix.lower() == ".onnx"
-
-
-def _read_onnx(path: Path) -> tuple[ModelProto, ModelSpec]:
-    try:
-        model = onnx.load(path)
-    except (OSError, DecodeError) as error:
-        raise CheckpointError(f"{path} is no readable ONNX file: {error}") from None
-    stated = {entry.key: entry.value for entry in model.metadata_props}.get(METADATA_KEY)
-    if stated is None:
-        raise CheckpointError(f"{path} carries no facemark spec: facemark-export did not write it")
-    return model, ModelSpec.from_json(stated)
 
 
 def _tensors(model: ModelProto) -> dict[str, Tensor]:
@@ -129,7 +155,7 @@ def _unfold(task: Task, tensors: Mapping[str, Tensor], biases: Mapping[str, str]
     state = network.state_dict()
     images = _images(task)
     folded = {
-        norm: f"{layer}.weight"
+        norm: layer
         for norm, layer in _folds(network, images[0][:1]).items()
         if f"{norm}.weight" not in tensors and f"{layer}.weight" in biases
     }
@@ -138,8 +164,11 @@ def _unfold(task: Task, tensors: Mapping[str, Tensor], biases: Mapping[str, str]
         own = f"{weight.removesuffix('.weight')}.bias"
         if own in state:
             weights[own] = tensors[bias]
-    for norm, weight in folded.items():
-        weights |= _nothing_but(norm, tensors[biases[weight]], _norm(network, norm).eps)
+    for norm, layer in folded.items():
+        shift = tensors[biases[f"{layer}.weight"]]
+        weights |= _nothing_but(norm, shift, _norm(network, norm).eps)
+        if f"{layer}.bias" in state:  # it is in the shift
+            weights[f"{layer}.bias"] = torch.zeros_like(shift)
     weights |= {name: tensor for name, tensor in state.items() if name.endswith(COUNTER)}
     load_weights(network, weights)
     _normalise_anew(network, [*folded], images)

@@ -20,6 +20,7 @@ from facemark_export.training.augment import (
 )
 from facemark_export.training.landmark_data import AnnotatedFace, read_faces, split_by_photo
 from facemark_export.training.loop import LoopRecipe, TrainingError
+from facemark_export.training.start import UNSTATED, inherited_terms
 from facemark_sdk.errors import CheckpointError, DataError
 from facemark_sdk.layouts import get_layout
 from facemark_sdk.spec import CropRule, InputSpec, ModelSpec
@@ -82,10 +83,10 @@ class LandmarkRecipe(LoopRecipe):
     imagenet: bool = True
     """Start the trunk from ImageNet weights where a package carries them."""
     augmentation: Augmentation = field(default_factory=Augmentation)
-    training_data: str = "unstated"
-    """Names and terms of the data, as the exported model will state them."""
-    licence: str = "unstated"
-    """Licence of the weights, as the exported model will state it."""
+    training_data: str = UNSTATED
+    """Names and terms of the data, as the exported model will state them; --init adds its own."""
+    licence: str = UNSTATED
+    """Licence of the weights, as the exported model will state it; if unstated, that of --init."""
 
     def __post_init__(self) -> None:
         """Refuse settings that do not go together.
@@ -174,6 +175,9 @@ class LandmarkRecipe(LoopRecipe):
     ) -> ModelSpec:
         """What a model trained by this recipe says of itself."""
         mean, std = input_statistics(self.architecture)
+        training_data, licence = self.training_data, self.licence
+        if self.init is not None:
+            training_data, licence = inherited_terms(self.init, training_data, licence)
         return ModelSpec(
             name=f"{family}_{self.architecture}_{get_layout(self.layout).num_points}",
             task="landmarks",
@@ -188,6 +192,6 @@ class LandmarkRecipe(LoopRecipe):
             precision="fp32",
             producer="facemark-train",
             source_sha256="",
-            training_data=self.training_data,
-            licence=self.licence,
+            training_data=training_data,
+            licence=licence,
         )

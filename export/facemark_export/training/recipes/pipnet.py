@@ -16,7 +16,7 @@ from facemark_export.training.augment import Augmentation
 from facemark_export.training.loop_recipe import TrainingError
 from facemark_export.training.pipnet import PipnetTask
 from facemark_export.training.recipes.landmarks import LandmarkFaces, LandmarkRecipe
-from facemark_export.training.start import stated_params
+from facemark_export.training.start import start_spec
 from facemark_sdk.decode.pip import padded_opinions
 from facemark_sdk.layouts import get_layout
 from facemark_sdk.spec import ModelSpec
@@ -95,7 +95,7 @@ class PipnetRecipe(LandmarkRecipe):
             "mean_face": np.round(mean_face, 6).tolist(),
         }
         if self.init is not None:
-            params |= stated_params(self.init, "pip")
+            params |= start_spec(self.init, self.landmark_spec("pipnet", "pip", {})).decoder_params
             params["opinions"] = padded_opinions(np.asarray(params["neighbours"]))
         if not self.nrm:
             params["opinions"] = [[] for _ in mean_face]

@@ -17,9 +17,9 @@ from facemark_export.networks.regression import build_regression
 from facemark_export.training import pose_balance
 from facemark_export.training.anisotropic import ACROSS, ALONG, CORNERS
 from facemark_export.training.loop_recipe import TrainingError
-from facemark_export.training.recipes.landmarks import LandmarkRecipe
+from facemark_export.training.recipes.landmarks import LandmarkRecipe, refuse_unused
 from facemark_export.training.regression import ANISOTROPIC, RegressionTask
-from facemark_export.training.start import stated_params
+from facemark_export.training.start import start_spec
 from facemark_sdk.layouts import get_layout
 from facemark_sdk.spec import ModelSpec
 
@@ -57,6 +57,7 @@ class RegressionRecipe(LandmarkRecipe):
             )
         if self.pose_bins < 0:
             raise TrainingError(f"pose_bins must not be negative, got {self.pose_bins}")
+        refuse_unused(self, {"displacement": self.init is None}, "init, whose mean shape is kept")
         if self.pose_bins and self.weights:
             raise TrainingError(
                 "weights and pose_bins both say how often a face is seen; set pose_bins to 0 or "
@@ -99,7 +100,8 @@ class RegressionRecipe(LandmarkRecipe):
             CheckpointError: What to start from cannot be read or is no such network.
         """
         if self.init is not None:
-            return np.array(stated_params(self.init, "regression")["mean_shape"])
+            theirs = start_spec(self.init, self.landmark_spec(self.head, "regression", {}))
+            return np.array(theirs.decoder_params["mean_shape"])
         if not self.displacement:
             return np.zeros(shapes.shape[1:])
         if bins is None:
