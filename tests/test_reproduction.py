@@ -23,6 +23,7 @@ from trial import run_trial, settings_of
 
 from facemark_export.networks import trunks
 from facemark_export.networks.architecture import architecture_of, build_network
+from facemark_export.networks.coordconv import SUFFIX, plain_name
 from facemark_export.networks.trunks import TRUNKS
 from facemark_export.training.loop import TrainingError
 from facemark_sdk.decode import DECODERS
@@ -101,33 +102,43 @@ def test_the_wasserstein_rows_are_those_of_the_papers_tables():
         "Wasserstein, sigma 1": of_distributions,
         "Wasserstein, sigma 1.5": of_distributions,
         "Wasserstein, sigma 3": of_distributions,
+        "Wasserstein, sigma 1, CoordConv": of_distributions,
+        "Wasserstein, sigma 3, CoordConv": of_distributions,
         "Jensen-Shannon, sigma 1": of_distributions,
         "soft-argmax": ("barycentre",),
     }
     assert {row.name: row.recipe.sigma for row in rows if row.recipe.loss != "soft_argmax"} == {
-        name: float(name.split()[-1]) for name in read if name != "soft-argmax"
+        name: float(name.split(", ")[1].removeprefix("sigma "))
+        for name in read
+        if name != "soft-argmax"
+    }
+    assert {row.name for row in rows if row.recipe.architecture.endswith(SUFFIX)} == {
+        name for name in read if name.endswith("CoordConv")
     }
 
 
 @pytest.mark.parametrize("table", ["wasserstein", "hih", "subpixel"])
 def test_the_papers_rows_can_be_built_and_take_imagenet_weights(monkeypatch, table):
     """With a package's weights replaced by known ones, so that the test needs no package."""
-    (name,) = {row.recipe.architecture for row in tables("small", Path("data"))[table]}
+    rows = tables("small", Path("data"))[table]
+    (name,) = {plain_name(row.recipe.architecture) for row in rows}
     torch.manual_seed(1)
     weights = TRUNKS[name].network().state_dict()
     monkeypatch.setattr(trunks, "imagenet_weights", lambda trunk: weights)
     networks = {}
-    for row in tables("small", Path("data"))[table]:
+    for row in rows:
         spec = row.recipe.model_spec()
         assert row.recipe.imagenet
         assert spec.decoder in DECODERS
         networks[architecture_of(spec), spec.decoder_params.get("correction")] = row.recipe
-    assert len(networks) == {"wasserstein": 1, "hih": 5, "subpixel": 2}[table]
+    assert len(networks) == {"wasserstein": 2, "hih": 5, "subpixel": 2}[table]
     for recipe in networks.values():
         network = build_network(recipe.model_spec())
         recipe.load_imagenet(network)
         loaded = getattr(network, "network", network).trunk.state_dict()
-        assert all(torch.equal(loaded[key], value) for key, value in weights.items())
+        for key, value in weights.items():  # of the coordinates there are two channels more
+            start = loaded[key][:, : value.shape[1]] if value.ndim == 4 else loaded[key]
+            assert torch.equal(start, value), key
 
 
 def test_equal_rows_differ_by_nothing():
