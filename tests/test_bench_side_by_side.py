@@ -34,9 +34,15 @@ from field import (
     FRAME_32,
     MANY,
     MESH,
+    NETWORK,
     NETWORK_32,
+    NUMPY,
+    PRODUCT,
+    R18,
+    RUNTIME,
 )
 from flops import count_flops
+from rates import FLOPS
 from small_networks import PFLD, YuNet, count_weights
 from turns import Contender, Measured, Worker, quotient
 
@@ -145,6 +151,26 @@ def test_wishes_of_what_did_not_run_are_left_out(tmp_path: Path) -> None:
     times = {(BOXES, DEFAULT): measured([3.0]), (BOXES, f"{MESH}, tracking"): measured([2.0])}
     (wish,) = claims(times, tmp_path / "r18.onnx", None)
     assert (wish.value, wish.met) == (1.5, True)
+
+
+def test_rates_are_judged_by_each_library_that_ran(tmp_path: Path) -> None:
+    conv = helper.make_node("Conv", ["image", "w"], ["out"])
+    graph = model_of([conv], [1, 3, 8, 8], w=(4, 3, 1, 1))
+    graph.graph.output[0].type.tensor_type.elem_type = TensorProto.FLOAT
+    file = tmp_path / "r18.onnx"
+    onnx.save(graph, file)
+    seconds = FLOPS / 1e9  # at 1 GFLOP/s
+    network = count_flops(file) / 1e6  # ms, at 1 GFLOP/s
+    times = {
+        (PRODUCT, NUMPY): measured([1e3 * seconds]),
+        (PRODUCT, RUNTIME): measured([500 * seconds]),
+        (NETWORK, R18): measured([network / 2]),
+    }
+    shares = {wish.said: wish.value for wish in claims(times, file, tmp_path / "int8.onnx")}
+    assert shares == {
+        "R18 fp32: share of ONNX Runtime's matrix-product rate": pytest.approx(100),
+        "R18 fp32: share of numpy's matrix-product rate": pytest.approx(200),
+    }
 
 
 def test_a_wish_that_cannot_be_judged_for_another_reason_is_an_error(tmp_path: Path) -> None:
