@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import onnx
 import torch
 import tyro
 from numpy.typing import NDArray
@@ -31,15 +30,14 @@ from rich.table import Table
 from facemark_export.graph import ExportGraph
 from facemark_export.narrow_heads import narrow_heads
 from facemark_export.networks.architecture import build_network
-from facemark_export.onnx_file import network_model, save
+from facemark_export.onnx_file import load, network_model, save
 from facemark_export.precision_data import read_samples
 from facemark_export.precision_speed import milliseconds_of
 from facemark_export.quantise import Quantiser
 from facemark_export.training.recipes.pipnet import PipnetRecipe
-from facemark_sdk.backends import create_backend
 from facemark_sdk.evaluation.plots import require_matplotlib
 from facemark_sdk.layouts import get_layout
-from facemark_sdk.models import read_spec, resolve_model
+from facemark_sdk.models import resolve_model
 from facemark_sdk.spec import ModelSpec
 
 NECKS = (64, 96, 128, 192, 256)
@@ -110,9 +108,8 @@ def variants(
 ) -> Iterator[Candidate]:
     """A file in fp32 and in int8, with all channels under its heads and with fewer."""
     source = resolve_model(name)
-    spec = read_spec(create_backend("cpu", source), source)
+    model, spec = load(source)
     samples = read_samples(data, spec)
-    model = onnx.load(source)
     seen = list(samples.calibration.batches(BATCH))
     truth = samples.validation.run(source)
     for neck in (None, *necks):

@@ -165,15 +165,11 @@ def test_a_start_of_another_kind_or_layout_is_refused_before_training():
 def test_terms_of_the_start_hold(task):
     theirs = read_spec(create_backend("cpu", LANDMARKS), LANDMARKS)
     assert task.spec.licence == theirs.licence
-    assert task.spec.training_data.startswith(
-        "unstated; fine-tuned from a network trained on: HELEN"
-    )
+    assert task.spec.training_data.startswith(f"unstated; {BEFORE} HELEN")
     stated = PipnetRecipe(init=LANDMARKS, training_data="mine", licence="own")
     spec = stated.model_spec(np.random.default_rng(0).random((68, 2)))
     assert spec.licence == "own"
-    assert (
-        spec.training_data == f"mine; fine-tuned from a network trained on: {theirs.training_data}"
-    )
+    assert spec.training_data == f"mine; {BEFORE} {theirs.training_data}"
 
 
 def test_a_run_goes_on_without_what_it_started_from(tmp_path):

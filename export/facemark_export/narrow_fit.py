@@ -114,7 +114,8 @@ def teach(heads: Heads, features: Floats, narrow: Narrow, steps: int = STEPS) ->
         for group in optimizer.param_groups:
             group["lr"] = rate
         drawn = torch.randint(len(seen), (min(FACES, len(seen)),), generator=drawing)
-        errors = seen[drawn] @ down.T @ up.T + bias - (seen[drawn] @ weights.T + biases)
+        cells = seen[drawn]
+        errors = cells @ down.T @ up.T + bias - (cells @ weights.T + biases)
         loss = _as_read(errors, best[drawn], heads.rows)
         optimizer.zero_grad()
         loss.backward()
