@@ -44,6 +44,13 @@ def test_letterbox_averages_what_it_shrinks(sides: tuple[int, int]) -> None:
     assert np.abs(canvas.astype(int) - 127).max() <= 30
 
 
+def test_a_frame_is_sampled_once_at_the_size_of_the_quick_look() -> None:
+    frame = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
+    canvas, scales = letterbox(frame, 256)
+    assert scales == (0.4, 0.4)
+    assert np.array_equal(canvas, cv2.resize(frame, (256, 192), interpolation=cv2.INTER_LINEAR))
+
+
 def test_a_halved_photo_is_the_mean_of_what_each_pixel_covers() -> None:
     photo = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
     blocks = photo.reshape(120, 4, 160, 4, 3).mean(axis=(1, 3))

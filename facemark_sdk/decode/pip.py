@@ -113,7 +113,8 @@ def decode_pip(outputs: Mapping[str, Floats], own: Floats, others: Floats) -> De
         for axis, name in enumerate(("nb_x", "nb_y")):
             opinions[axis] = output_of(outputs, name, shape).take(at)
         opinions += corner[..., None]
-        points += opinions.reshape(2, faces, others.shape[1]) @ others.T
+        merged = opinions.reshape(2 * faces, others.shape[1]) @ others.T  # at once, not by axis
+        points += merged.reshape(points.shape)
     fractions = np.empty((faces, landmarks, 2), np.float32)
     np.divide(points[0], columns, out=fractions[..., 0])
     np.divide(points[1], rows, out=fractions[..., 1])
