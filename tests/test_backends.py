@@ -311,6 +311,7 @@ def test_int8_products_are_for_cpus_that_sum_them_exactly(
     monkeypatch.setattr(cpus, "_CPUINFO", info)
     monkeypatch.setattr(cpus.platform, "machine", lambda: machine)
     assert cpus.sums_int8_exactly.__wrapped__() is expected
+    assert cpus.has_amx_int8() is (flags is not None and "amx_int8" in flags)
 
 
 @pytest.mark.parametrize("error", [PermissionError, FileNotFoundError, IsADirectoryError])
@@ -321,6 +322,7 @@ def test_a_cpu_that_may_not_be_asked_counts_as_one_that_does_not_say(monkeypatch
     monkeypatch.setattr(cpus.platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(Path, "read_text", refuse)
     assert cpus.sums_int8_exactly.__wrapped__() is False
+    assert cpus.has_amx_int8() is False
 
 
 def test_a_cpu_whose_description_is_no_text(monkeypatch, tmp_path):

@@ -489,9 +489,12 @@ def test_fewer_faces_than_a_fixed_batch_are_refused(spec, faces, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, photo, spec):
+def folder(tmp_path_factory, photo):
+    return draw_folder(tmp_path_factory.mktemp("photos"), photo)
+
+
+def draw_folder(root, photo):
     """40 photos of one face with points drawn by lot, some held out."""
-    root = tmp_path_factory.mktemp("photos")
     image, lines = load_image(photo)[:300, 80:380], []
     rng = np.random.default_rng(3)
     for i in range(FIRST_PHOTO, FIRST_PHOTO + 40):

@@ -9,7 +9,7 @@ The peers' packages want other versions of numpy and OpenCV than ours: an enviro
 Ours needs the extras cpu and export. The first run makes `--work`: PIPNet ResNet-18 with 98 points
 from seeded weights (its checkpoint r18.pth, meanface.txt and r18_98.onnx), PFLD and YuNet from
 their papers. `--int8` is what `facemark-export --ckpt WORK/r18.pth --meanface WORK/meanface.txt
---layout wflw98 --precision int8 ...` makes of the first.
+--layout wflw98 --precision int8 ...` makes of the first, on a CPU with AMX also with `--amx`.
 
 Protocol: every contender is a process of its own that sleeps until it is its turn; a turn is one
 run that is not counted and `--runs` that are; all have a turn in each of `--rounds` rounds, every

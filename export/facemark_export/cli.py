@@ -40,6 +40,7 @@ def export(
     calibration: tuple[Path, ...] = (),
     max_loss: float | None = None,
     neck: int | None = None,
+    amx: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     covariance_scale: float | None = None,
     score_midpoint: float | None = None,
     score_threshold: float | None = None,
@@ -87,6 +88,9 @@ def export(
             is the points' mean shift in percent of the inter-ocular distance.
         neck: In int8, a PIPNet's five heads share so many channels, which the calibration faces
             choose, in the place of all the trunk's: faster; what it loses counts for --max-loss.
+        amx: In int8, convolutions that Intel AMX makes faster on this machine, which must have it,
+            are stored for it. They compute the same to the bit; on x86 without AMX they take about
+            a quarter longer.
         covariance_scale: What a barycentre's covariances are multiplied by in the SDK, as
             benchmarks/covariance_calibration.py fits it.
         score_midpoint: The detector's own score that shall read 0.5 in the file, for example the
@@ -123,6 +127,8 @@ def export(
         raise UsageError(f"--max-loss is for --precision int8, 0 or more; got {max_loss}")
     if neck is not None and not (int8 and neck >= 1):
         raise UsageError(f"--neck is for --precision int8, 1 or more; got {neck}")
+    if amx and not (int8 and not engine):
+        raise UsageError("--amx is for --precision int8 without --engine")
     if ckpt is None:
         for_checkpoints = {
             "--arch": arch,
@@ -163,6 +169,7 @@ def export(
                 accuracy=accuracy,
                 max_loss=max_loss,
                 neck=neck,
+                amx=amx,
             )
             return
         cli_jobs.bring_in(
@@ -216,6 +223,7 @@ def export(
         max_loss=max_loss,
         symmetric=engine,
         neck=neck,
+        amx=amx,
     )
     if engine:
         cli_jobs.make_engine(console, out, calibration, batch=engine_batch, sides=engine_sides)

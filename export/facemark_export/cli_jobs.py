@@ -45,6 +45,7 @@ def make_int8(
     accuracy: Path | None,
     max_loss: float | None,
     neck: int | None,
+    amx: bool,
 ) -> None:
     """A float file of ours anew in int8, see `quantise_file`."""
     with console.status("") as status:
@@ -56,6 +57,7 @@ def make_int8(
             accuracy=None if accuracy is None else figures(accuracy),
             max_loss=max_loss,
             neck=neck,
+            amx=amx,
             progress=lambda stage: status.update(f"{stage} ..."),
         )
     console.print(f"{out}, {_megabytes(out)}")
@@ -103,6 +105,7 @@ def make_onnx(
     max_loss: float | None,
     symmetric: bool,
     neck: int | None,
+    amx: bool,
 ) -> None:
     """A checkpoint as a file, see `export_checkpoint`."""
     photos = _photos(calibration)
@@ -116,6 +119,7 @@ def make_onnx(
             max_loss=max_loss,
             symmetric=symmetric,
             neck=neck,
+            amx=amx,
             progress=lambda stage: status.update(f"{stage} ..."),
         )
     title = (

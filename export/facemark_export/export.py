@@ -27,6 +27,7 @@ from facemark_export.parity import (
 )
 from facemark_export.precision import Ladder, float_ladder, to_int8
 from facemark_export.precision_data import read_samples
+from facemark_export.quantise_amx import require_amx
 from facemark_export.samples import photo_batches, structured_batches
 from facemark_export.source import Choices, read_source
 from facemark_sdk.backends import create_backend
@@ -77,6 +78,7 @@ def export_checkpoint(
     max_loss: float | None = None,
     symmetric: bool = False,
     neck: int | None = None,
+    amx: bool = False,
     progress: Callable[[str], None] = lambda stage: None,
 ) -> ExportReport:
     """Export a checkpoint to one self-describing ONNX file, with its report beside it.
@@ -91,6 +93,8 @@ def export_checkpoint(
         max_loss: What int8 may lose; None for `precision.MAX_LOSS`.
         symmetric: int8 as TensorRT takes it, see `Quantiser`.
         neck: Channels that a PIPNet's heads shall take in int8; None leaves them.
+        amx: Store int8 convolutions for AMX where that is faster here, see `quantise_amx`; not with
+            `symmetric`.
         progress: Told what is being done.
 
     Raises:
@@ -100,6 +104,7 @@ def export_checkpoint(
         ParityError: Out of tolerance; nothing is written then.
         PrecisionError: int8 loses more than is allowed; nothing is written then.
         DataError: `calibration` cannot be used.
+        BackendError: `amx` is asked for on a CPU without it.
     """
     choices = choices or Choices()
     for source in (ckpt, choices.meanface):
@@ -112,6 +117,10 @@ def export_checkpoint(
     if neck is not None and choices.precision != "int8":
         raise ModelError(f"--neck is for --precision int8; got {choices.precision}")
     check_neck(neck, spec)
+    if amx:
+        if choices.precision != "int8" or symmetric:
+            raise ModelError("--amx is for --precision int8 without --engine")
+        require_amx()
     graph = ExportGraph(network, spec).eval()
     structured, photographed = structured_batches(spec), photo_batches(spec, photos)
     batches = structured + photographed
@@ -137,6 +146,7 @@ def export_checkpoint(
                 max_loss,
                 symmetric=symmetric,
                 neck=neck,
+                amx=amx,
                 progress=progress,
             )
             making.keep("int8", model, temporary)

@@ -18,6 +18,7 @@ from facemark_export.precision_compared import Compared
 from facemark_export.precision_data import Measured, Samples, read_validation
 from facemark_export.precision_speed import ROUNDS, milliseconds
 from facemark_export.quantise import Pixels, Quantiser
+from facemark_export.quantise_amx import AmxChoice, choose_for_amx
 from facemark_export.quantise_search import Progress, Search, search
 from facemark_sdk.errors import DataError, FacemarkError
 from facemark_sdk.spec import ModelSpec, Precision, Task
@@ -58,6 +59,7 @@ class Ladder:
         max_loss: What int8 may lose; None where it was not asked for.
         search: How the layers of int8 were chosen; None where they were not.
         neck: Channels of int8's heads where these were made narrower.
+        amx: Which convolutions of int8 are stored for AMX; None where it was not asked for.
     """
 
     protocol: str
@@ -66,6 +68,7 @@ class Ladder:
     max_loss: float | None = None
     search: Search | None = None
     neck: int | None = None
+    amx: AmxChoice | None = None
 
     def rows(self) -> dict[Precision, dict[str, float]]:
         """The figures of each rung: accuracy, flips, time and its ratio to fp32's, size."""
@@ -92,6 +95,7 @@ class Ladder:
             },
             "max_loss": self.max_loss,
             "neck": self.neck,
+            "amx": None if self.amx is None else dataclasses.asdict(self.amx),
             "search": None if self.search is None else dataclasses.asdict(self.search),
         }
 
@@ -145,6 +149,7 @@ def to_int8(
     *,
     symmetric: bool,
     neck: int | None = None,
+    amx: bool = False,
     progress: Progress,
 ) -> tuple[onnx.ModelProto, Ladder]:
     """A float network in int8, with its ladder.
@@ -158,6 +163,8 @@ def to_int8(
             which measures here, would not keep them in float.
         neck: Channels that a PIPNet's heads shall take, see `narrow_heads`; None leaves them. What
             that loses is part of what int8 may lose.
+        amx: Store convolutions for AMX where that is faster on this machine, see `quantise_amx`;
+            not with `symmetric`.
         progress: Told what is being done.
 
     Raises:
@@ -172,10 +179,12 @@ def to_int8(
     quantiser = Quantiser(narrow, spec.input, seen, symmetric=symmetric)
     if not quantiser.layers:
         raise PrecisionError("the network has no convolution or matrix product to make int8")
-    quantised, how = quantiser.model(quantiser.layers), None
+    quantised, how, stored = quantiser.model(quantiser.layers), None, None
     if not symmetric:
         images = _one_run(model, samples.search)
         quantised, how = search(quantiser, narrow, spec, samples.search, images, limit, progress)
+        if amx:
+            quantised, stored = choose_for_amx(quantised, images, progress)
     progress("measuring fp32, fp16 and int8 on the validation faces")
     models: dict[Precision, onnx.ModelProto] = {"fp32": model, "fp16": to_fp16(model)}
     ladder = climb({**models, "int8": quantised}, spec, samples.validation)
@@ -187,7 +196,7 @@ def to_int8(
             + ("" if neck is None else f", take a wider --neck than {neck}")
             + ", or pass --max-loss"
         )
-    return quantised, dataclasses.replace(ladder, max_loss=limit, search=how, neck=neck)
+    return quantised, dataclasses.replace(ladder, max_loss=limit, search=how, neck=neck, amx=stored)
 
 
 def _one_run(model: onnx.ModelProto, samples: Measured) -> Pixels:

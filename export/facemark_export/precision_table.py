@@ -14,10 +14,14 @@ def ladder_table(ladder: Ladder) -> Table:
     for figure in rows["fp32"]:
         cells = (f"{row[figure]:.4g}" for row in rows.values())
         table.add_row(figure.replace("_", " "), *cells)
+    captions = []
     if ladder.search is not None:
         kept = len(ladder.search.faster) + len(ladder.search.kept)
-        table.caption = (
+        captions.append(
             f"{kept} of {ladder.search.layers} layers stay in float: {len(ladder.search.faster)} "
             f"as that is faster, {len(ladder.search.kept)} as they hurt"
         )
+    if ladder.amx is not None:
+        captions.append(ladder.amx.in_words())
+    table.caption = "\n".join(captions) or None
     return table

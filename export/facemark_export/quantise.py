@@ -1,7 +1,8 @@
 """Integers in the place of floats: a network's layers as int8, fit for ONNX Runtime's CPU kernels.
 
 Activations are uint8 with a zero point, weights int8 with a scale a channel, biases int32: what
-ONNX Runtime's kernels for VNNI and AMX take. Clip and ReLU go into the range that follows them.
+ONNX Runtime's kernels for VNNI take (`quantise_amx` makes of them what AMX takes). Clip and ReLU go
+into the range that follows them.
 TensorRT takes symmetric int8 only, and biases in float.
 """
 
@@ -105,7 +106,7 @@ class Quantiser:
             _feed_pixels(quantised.graph)
         if not self._symmetric:  # TensorRT has no scale a channel for activations
             _keep_float(quantised.graph)
-        _drop_unused(quantised.graph)
+        drop_unused(quantised.graph)
         del quantised.metadata_props[:]
         return quantised
 
@@ -181,7 +182,7 @@ def _keep_float(graph: onnx.GraphProto) -> None:
         node.input[0] = name
 
 
-def _drop_unused(graph: onnx.GraphProto) -> None:
+def drop_unused(graph: onnx.GraphProto) -> None:
     """Drop nodes and constants that nothing takes any more."""
     wanted = {entry.name for entry in graph.output}
     nodes = []

@@ -15,6 +15,7 @@ from facemark_export.narrow_heads import check_neck
 from facemark_export.onnx_file import load, save
 from facemark_export.precision import Ladder, to_int8
 from facemark_export.precision_data import read_samples
+from facemark_export.quantise_amx import require_amx
 from facemark_sdk import __version__
 from facemark_sdk.errors import CheckpointError
 from facemark_sdk.files import replace_file
@@ -30,6 +31,7 @@ def quantise_file(
     accuracy: Mapping[str, Any] | None = None,
     max_loss: float | None = None,
     neck: int | None = None,
+    amx: bool = False,
     progress: Callable[[str], None] = lambda stage: None,
 ) -> Ladder:
     """Write a float file of ours anew in int8, and a report beside it.
@@ -45,6 +47,7 @@ def quantise_file(
         accuracy: Measured figures for the spec.
         max_loss: What int8 may lose; None for `precision.MAX_LOSS`.
         neck: Channels that a PIPNet's heads shall take, see `narrow_heads`; None leaves them.
+        amx: Store convolutions for AMX where that is faster on this machine, see `quantise_amx`.
         progress: Told what is being done.
 
     Raises:
@@ -52,6 +55,7 @@ def quantise_file(
             inside, or would be overwritten.
         ModelError: The spec cannot be read, the graph's opset is too old, or `neck` is for other
             networks.
+        BackendError: `amx` is asked for on a CPU without it.
         DataError: The photos or their annotations cannot be used.
         PrecisionError: int8 loses more than is allowed; nothing is written then.
     """
@@ -59,10 +63,12 @@ def quantise_file(
     if out.exists() and out.samefile(source):
         raise CheckpointError(f"{out} is the source itself; choose another file to write")
     check_neck(neck, spec)
+    if amx:
+        require_amx()
     progress("reading the photos")
     samples = read_samples(calibration, spec)
     quantised, ladder = to_int8(
-        model, spec, samples, max_loss, symmetric=False, neck=neck, progress=progress
+        model, spec, samples, max_loss, symmetric=False, neck=neck, amx=amx, progress=progress
     )
     if accuracy is None:
         figures = {k: round(v, 4) for k, v in ladder.rungs["int8"].compared.figures.items()}

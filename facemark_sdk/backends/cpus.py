@@ -14,7 +14,8 @@ from pathlib import Path
 
 _CPUINFO = Path("/proc/cpuinfo")
 _X86 = ("x86_64", "amd64", "i386", "i686", "x86")
-_INT8_FLAGS = {"avx512_vnni", "avx_vnni", "amx_int8"}
+_AMX_INT8 = "amx_int8"
+_INT8_FLAGS = {"avx512_vnni", "avx_vnni", _AMX_INT8}
 _CGROUP_V2 = Path("/sys/fs/cgroup/cpu.max")
 _CGROUP_V1 = (
     Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"),
@@ -36,14 +37,22 @@ def sums_int8_exactly() -> bool:
     Other x86 sums pairs of them in 16 bits. An x86 system that does not say which it has counts as
     such: only Linux says it, and a sandbox may keep that from being read.
     """
-    if platform.machine().lower() not in _X86:
-        return True
+    return platform.machine().lower() not in _X86 or not _INT8_FLAGS.isdisjoint(_flags())
+
+
+def has_amx_int8() -> bool:
+    """Whether the CPU says that it multiplies int8 matrices (Intel AMX); only Linux tells."""
+    return _AMX_INT8 in _flags()
+
+
+def _flags() -> frozenset[str]:
+    """What an x86 CPU says that it can do; nothing where that cannot be read."""
     try:
         text = _CPUINFO.read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return False
+        return frozenset()
     lines = (line for line in text.splitlines() if line.startswith("flags"))
-    return not _INT8_FLAGS.isdisjoint(next(lines, "").split())
+    return frozenset(next(lines, "").split())
 
 
 def _affinity(machine: int) -> int:

@@ -90,8 +90,8 @@ class OrtBackend(Backend):
                 "backend 'cuda' needs onnxruntime-gpu, but the installed ONNX Runtime is for the "
                 'CPU only; uninstall onnxruntime, then: pip install "facemark-sdk[gpu]"'
             )
-        session_options = _options(threads, options or RuntimeOptions())
-        self._session = _session(model, PROVIDERS[name], session_options)
+        wanted = options or RuntimeOptions()
+        self._session = _session(model, PROVIDERS[name], session_options(threads, wanted))
         active = self._session.get_providers()
         if PROVIDERS[name] not in active:
             raise BackendError(
@@ -167,7 +167,8 @@ def _session(model: Path, provider: str, options: ort.SessionOptions) -> ort.Inf
         ) from error
 
 
-def _options(threads: int | None, wanted: RuntimeOptions) -> ort.SessionOptions:
+def session_options(threads: int | None, wanted: RuntimeOptions) -> ort.SessionOptions:
+    """ONNX Runtime's own options for what is wanted, see `OrtBackend`."""
     options = ort.SessionOptions()
     options.log_severity_level = _LOG_ERRORS
     options.intra_op_num_threads = threads or limited_cpus() or 0  # 0: one a physical core
