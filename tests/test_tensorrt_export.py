@@ -21,7 +21,7 @@ from test_parity import Gives
 
 from facemark_export import cli, engine
 from facemark_export.engine import export_engine
-from facemark_export.export import ParityError
+from facemark_export.parity import ParityError
 from facemark_sdk import FaceDetector, LandmarkModel, ModelError
 from facemark_sdk.backends.cuda import open_cuda
 from facemark_sdk.backends.tensorrt.engine_file import read_record

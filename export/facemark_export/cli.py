@@ -134,7 +134,7 @@ def export(
             "--arch": arch,
             "--size": size,
             "--decoder": decoder,
-            "--decode graph": decode == "graph",
+            "--decode graph": decode == "graph" and not int8,
             "--precision fp16": precision == "fp16",
             "--crop": crop,
             "--crop-detector": crop_detector,
@@ -170,6 +170,7 @@ def export(
                 max_loss=max_loss,
                 neck=neck,
                 amx=amx,
+                decode=decode,
             )
             return
         cli_jobs.bring_in(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 
@@ -46,6 +46,7 @@ def make_int8(
     max_loss: float | None,
     neck: int | None,
     amx: bool,
+    decode: Literal["numpy", "graph"],
 ) -> None:
     """A float file of ours anew in int8, see `quantise_file`."""
     with console.status("") as status:
@@ -58,6 +59,7 @@ def make_int8(
             max_loss=max_loss,
             neck=neck,
             amx=amx,
+            decode=decode,
             progress=lambda stage: status.update(f"{stage} ..."),
         )
     console.print(f"{out}, {_megabytes(out)}")

@@ -18,16 +18,16 @@ from facemark_sdk.decode.decoded import Floats
 
 
 class Peaks(NamedTuple):
-    """Largest values of (N, L, H, W) maps and where they are, each (N, L)."""
+    """Largest values of (N, L, H, W) maps, and where they are: `best` counts cells row by row.
 
+    All are (N, L), but for `cells`, (N, L, 2) column and row as floats.
+    """
+
+    best: Tensor
+    cells: Tensor
     columns: Tensor
     rows: Tensor
     values: Tensor
-
-    @property
-    def cells(self) -> Tensor:
-        """(N, L, 2) column and row, as floats."""
-        return torch.stack((self.columns, self.rows), dim=-1).float()
 
     @property
     def scores(self) -> Tensor:
@@ -37,12 +37,16 @@ class Peaks(NamedTuple):
 
 def find_peaks(maps: Tensor) -> Peaks:
     """The peaks of (N, L, H, W) maps."""
-    width = maps.shape[-1]
+    height, width = maps.shape[-2:]
     flat = maps.flatten(2)
     best = flat.argmax(dim=2, keepdim=True)
-    values = flat.gather(2, best)[..., 0]
-    best = best[..., 0]
-    return Peaks(best % width, best // width, values)
+    values = flat.gather(2, best).squeeze(2)
+    best = best.squeeze(2)
+    # a table, as ONNX has no floor division: eight operators stand for it
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    table = torch.stack((columns, rows), dim=-1).flatten(0, 1).float()
+    cells = nn.functional.embedding(best, table)
+    return Peaks(best, cells, best % width, best // width, values)
 
 
 def patches_around(maps: Tensor, peaks: Peaks, radius: int) -> tuple[Tensor, Tensor]:
@@ -83,14 +87,14 @@ class PipTwin(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Score map, own offsets (N, L, G, G), neighbours' offsets (N, L * C, G, G)."""
         peaks = find_peaks(cls)
-        best = (peaks.rows * cls.shape[-1] + peaks.columns)[..., None, None]  # (N, L, 1, 1)
+        best = peaks.best[..., None, None]  # (N, L, 1, 1)
         landmarks = cls.shape[1]
 
         def picked(maps: Tensor) -> Tensor:
             """The maps' values at their landmark's best cell: (N, L, maps per landmark)."""
             each = maps.shape[1] // landmarks
             values = maps.flatten(2).unflatten(1, (landmarks, each))
-            return values.gather(3, best.expand(-1, -1, each, -1))[..., 0]
+            return values.gather(3, best.expand(-1, -1, each, -1)).squeeze(3)
 
         points = (peaks.cells + torch.cat((picked(x), picked(y)), dim=-1)) * self.own
         if self.others.shape[1]:
@@ -268,8 +272,8 @@ class OffsetTwin(nn.Module):
         """Maps (N, L, H, W), and offset maps (N, 2, H, W) or values (N, L, 2)."""
         peaks = find_peaks(heatmaps)
         if offsets.dim() == 4:
-            best = (peaks.rows * heatmaps.shape[-1] + peaks.columns)[:, None]
-            offsets = offsets.flatten(2).gather(2, best.expand(-1, 2, -1)).transpose(1, 2)
+            best = peaks.best[:, None].expand(-1, 2, -1)
+            offsets = offsets.flatten(2).gather(2, best).transpose(1, 2)
         return (peaks.cells + offsets) * cell_sides(heatmaps, self.side), peaks.scores
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from facemark_export.export import ParityError
 from facemark_export.parity import (
     TOLERANCES,
     Differences,
+    ParityError,
     ParityReport,
     Pixels,
     Tolerance,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,16 +11,16 @@ from typing import Any
 
 import onnx
 
-from facemark_export.decode_graph import decode_model
+from facemark_export.decoder_inside import check_decode, put_decoder_inside
 from facemark_export.graph import ExportGraph
 from facemark_export.narrow_heads import check_neck
-from facemark_export.onnx_file import append_decoder, network_model, save, to_fp16
+from facemark_export.onnx_file import network_model, save, to_fp16
 from facemark_export.parity import (
     TOLERANCES,
     Arrays,
+    ParityError,
     ParityReport,
     Pixels,
-    check_graph_decoder,
     check_parity,
     torch_outputs,
 )
@@ -31,13 +30,9 @@ from facemark_export.quantise_amx import require_amx
 from facemark_export.samples import photo_batches, structured_batches
 from facemark_export.source import Choices, read_source
 from facemark_sdk.backends import create_backend
-from facemark_sdk.errors import CheckpointError, FacemarkError, ModelError
+from facemark_sdk.errors import CheckpointError, ModelError
 from facemark_sdk.files import replace_file
 from facemark_sdk.spec import ModelSpec, Precision
-
-
-class ParityError(FacemarkError):
-    """The exported file does not compute what the checkpoint does."""
 
 
 @dataclass(frozen=True)
@@ -112,8 +107,7 @@ def export_checkpoint(
             raise CheckpointError(f"{out} is the source itself; choose another file to write")
     progress("reading the checkpoint")
     network, spec = read_source(ckpt, choices)
-    if spec.task == "detection" and choices.decode == "graph":
-        raise ModelError("--decode graph is for landmark models; a detector's faces vary in number")
+    check_decode(choices.decode, spec)
     if neck is not None and choices.precision != "int8":
         raise ModelError(f"--neck is for --precision int8; got {choices.precision}")
     check_neck(neck, spec)
@@ -153,7 +147,6 @@ def export_checkpoint(
         elif calibration:
             ladder = float_ladder(models, spec, calibration)
         if choices.decode == "graph":
-            progress("putting the decoder into the graph")
             making.prove_decoder(model, temporary)
         for name, check in making.checks.items():
             if not check.passed:
@@ -205,21 +198,5 @@ class _Making:
 
     def prove_decoder(self, network: onnx.ModelProto, path: Path) -> None:
         """Append the decoder, write, and compare with numpy's decoder on the same network."""
-        alone = create_backend("cpu", path)
-        shapes = {name: maps.shape[1:] for name, maps in self.reference[0].items()}
-        decoder = decode_model(self.spec, shapes)
-        outputs = [entry.name for entry in decoder.graph.output]
-        params = {**self.spec.decoder_params, "decoder": self.spec.decoder}
-        spec = dataclasses.replace(
-            self.spec,
-            decoder="graph",
-            decoder_params={**params, "covariances": "covariances" in outputs},
-        )
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            whole = Path(folder) / path.name
-            save(append_decoder(network, decoder), spec, whole)
-            self.progress("comparing the decoder in the graph with numpy's")
-            self.checks["decoder"] = check_graph_decoder(
-                self.spec, self.batches, alone, create_backend("cpu", whole)
-            )
-            whole.replace(path)
+        self.progress("putting the decoder into the graph and comparing it with numpy's")
+        self.checks["decoder"] = put_decoder_inside(network, self.spec, self.batches, path)

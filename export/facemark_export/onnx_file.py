@@ -90,7 +90,9 @@ def append_decoder(network: onnx.ModelProto, decoder: onnx.ModelProto) -> onnx.M
     )
     del merged.opset_import[:]  # one entry, which merging leaves twice
     merged.opset_import.add().version = OPSET
-    _rename_outputs(merged.graph, {f"decode/{name}": name for name in wanted})
+    # the network may have a tensor of its own of such a name
+    own = {name: f"network/{name}" for name in wanted}
+    _rename(merged.graph, own | {f"decode/{name}": name for name in wanted})
     return merged
 
 
@@ -127,13 +129,13 @@ def load(path: Path) -> tuple[onnx.ModelProto, ModelSpec]:
     return model, ModelSpec.from_json(record)
 
 
-def _rename_outputs(graph: onnx.GraphProto, names: dict[str, str]) -> None:
+def _rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:
     for node in graph.node:
         for entries in (node.input, node.output):
             for i, name in enumerate(entries):
                 entries[i] = names.get(name, name)
-    for entry in graph.output:
-        entry.name = names[entry.name]
+    for entry in (*graph.output, *graph.initializer, *graph.value_info):
+        entry.name = names.get(entry.name, entry.name)
 
 
 def _quietly(function: Any, *args: Any, **kwargs: Any) -> Any:

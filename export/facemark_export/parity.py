@@ -15,7 +15,7 @@ from facemark_export.graph import ExportGraph
 from facemark_export.parity_points import Points
 from facemark_sdk.backends import Backend
 from facemark_sdk.decode.decoded import Floats
-from facemark_sdk.errors import ModelError
+from facemark_sdk.errors import FacemarkError, ModelError
 from facemark_sdk.spec import ModelSpec, Precision
 
 ARGMAX_MAPS = ("cls", "heatmaps", "offsets")
@@ -26,6 +26,10 @@ _REACH = 512.0
 
 Pixels = NDArray[np.uint8]
 Arrays = dict[str, Floats]
+
+
+class ParityError(FacemarkError):
+    """The exported file does not compute what its source does."""
 
 
 @dataclass(frozen=True)

@@ -6,20 +6,27 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import onnx
 
+from facemark_export.decoder_inside import check_decode, put_decoder_inside
 from facemark_export.narrow_heads import check_neck
 from facemark_export.onnx_file import load, save
+from facemark_export.parity import ParityError
 from facemark_export.precision import Ladder, to_int8
 from facemark_export.precision_data import read_samples
 from facemark_export.quantise_amx import require_amx
+from facemark_export.samples import structured_batches
 from facemark_sdk import __version__
 from facemark_sdk.errors import CheckpointError
 from facemark_sdk.files import replace_file
 from facemark_sdk.spec import ModelSpec
+
+_BATCH, _BATCHES = 8, 8
+"""Faces at once, and how often, on which a decoder in the graph is compared with numpy's."""
 
 
 def quantise_file(
@@ -32,6 +39,7 @@ def quantise_file(
     max_loss: float | None = None,
     neck: int | None = None,
     amx: bool = False,
+    decode: Literal["numpy", "graph"] = "numpy",
     progress: Callable[[str], None] = lambda stage: None,
 ) -> Ladder:
     """Write a float file of ours anew in int8, and a report beside it.
@@ -48,21 +56,24 @@ def quantise_file(
         max_loss: What int8 may lose; None for `precision.MAX_LOSS`.
         neck: Channels that a PIPNet's heads shall take, see `narrow_heads`; None leaves them.
         amx: Store convolutions for AMX where that is faster on this machine, see `quantise_amx`.
+        decode: Where a landmark model's decoder runs: in numpy, or inside the graph.
         progress: Told what is being done.
 
     Raises:
         CheckpointError: The source cannot be read, has no spec, is not fp32, has its decoder
             inside, or would be overwritten.
-        ModelError: The spec cannot be read, the graph's opset is too old, or `neck` is for other
-            networks.
+        ModelError: The spec cannot be read, the graph's opset is too old, or `neck` or `decode` is
+            for other networks.
         BackendError: `amx` is asked for on a CPU without it.
         DataError: The photos or their annotations cannot be used.
+        ParityError: The decoder in the graph gives other points; nothing is written then.
         PrecisionError: int8 loses more than is allowed; nothing is written then.
     """
     model, spec = _read(source)
     if out.exists() and out.samefile(source):
         raise CheckpointError(f"{out} is the source itself; choose another file to write")
     check_neck(neck, spec)
+    check_decode(decode, spec)
     if amx:
         require_amx()
     progress("reading the photos")
@@ -82,9 +93,23 @@ def quantise_file(
         source_sha256=hashlib.sha256(source.read_bytes()).hexdigest(),
         accuracy=dict(accuracy),
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(out, lambda temporary: save(quantised, written, temporary))
     record = {"model": out.name, "source": source.name, "ladder": ladder.to_dict()}
+
+    def write(temporary: Path) -> None:
+        save(quantised, written, temporary)
+        if decode == "graph":
+            progress("putting the decoder into the graph and comparing it with numpy's")
+            images = islice(samples.validation.batches(_BATCH, rest=True), _BATCHES)
+            batches = [*structured_batches(spec), *images]
+            check = put_decoder_inside(quantised, written, batches, temporary)
+            if not check.passed:
+                raise ParityError(
+                    f"decoder: numpy's and the file's {check.in_words()}; {out} is not written"
+                )
+            record["decoder"] = check.to_dict()
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(out, write)
     text = json.dumps(record, indent=2) + "\n"
     replace_file(out.with_name(f"{out.name}.report.json"), lambda t: t.write_text(text))
     return ladder
