@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,8 @@ def make(name: str, photos: list[str], measuring: tuple[str, ...], out: Path) ->
     making = Making(folder.name, source, (), measuring)
     spec, figures = spec_of(path), making.measure(path)
     if name == DETECTOR:  # int8 moves the scores: the threshold follows
-        params = {**spec.decoder_params, "score_threshold": round(figures["best_f1_score"], 2)}
+        threshold = math.floor(1000 * figures["best_f1_score"]) / 1000  # that face counts, too
+        params = {**spec.decoder_params, "score_threshold": threshold}
         spec = dataclasses.replace(spec, decoder_params=params)
         state(path, spec)
         figures = making.measure(path)

@@ -204,7 +204,8 @@ def test_the_first_layer_gets_the_pixels_themselves(faces):
     (image, _), held = inputs_of_convolutions(written)["first"], constants(written)
     assert (held[image.input[1]], held[image.input[2]]) == (1.0, 127)
     planes = makers(written)[image.input[0]]
-    assert (planes.op_type, list(planes.input)) == ("Transpose", ["image"])
+    pairs = makers(written)[planes.input[0]]  # of a row's pixels
+    assert (planes.op_type, pairs.op_type, pairs.input[0]) == ("Transpose", "Reshape", "image")
 
 
 @pytest.mark.parametrize("pixels", [PLAIN, IMAGENET], ids=["one grey", "a grey a channel"])
@@ -457,9 +458,9 @@ def test_ranges_are_seen_on_every_face(spec, faces, tmp_path, monkeypatch):
     seen = []
 
     class Watched(Quantiser):
-        def __init__(self, model, pixels, calibration, *, symmetric):
+        def __init__(self, model, pixels, calibration, *, symmetric, step):
             seen.append([len(batch) for batch in calibration])
-            super().__init__(model, pixels, calibration, symmetric=symmetric)
+            super().__init__(model, pixels, calibration, symmetric=symmetric, step=step)
 
     monkeypatch.setattr(precision, "Quantiser", Watched)
     model, some = network(), faces[:19]

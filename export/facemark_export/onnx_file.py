@@ -16,6 +16,7 @@ import torch
 from google.protobuf.message import DecodeError
 from onnx import compose
 
+from facemark_export.constant_shapes import constant_shapes
 from facemark_export.graph import ExportGraph, example_image
 from facemark_sdk.errors import CheckpointError
 from facemark_sdk.spec import METADATA_KEY, ModelSpec
@@ -39,9 +40,9 @@ def network_model(graph: ExportGraph, spec: ModelSpec) -> onnx.ModelProto:
         stride = int(spec.decoder_params["stride"])
         dynamic[1] = stride * torch.export.Dim("rows", max=512)
         dynamic[2] = stride * torch.export.Dim("columns", max=512)
-    return export_module(
-        graph, (example_image(spec, batch=2),), ["image"], graph.outputs, (dynamic,)
-    )
+    image = example_image(spec, batch=2)
+    model = export_module(graph, (image,), ["image"], graph.outputs, (dynamic,))
+    return constant_shapes(model, spec)
 
 
 def export_module(

@@ -6,12 +6,14 @@ import dataclasses
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import onnx
 import onnxruntime
 
+from facemark_export.constant_shapes import constant_shapes
 from facemark_export.narrow_heads import narrow_heads
 from facemark_export.onnx_file import save, to_fp16
 from facemark_export.precision_compared import Compared
@@ -175,13 +177,14 @@ def to_int8(
     limit = MAX_LOSS[spec.task] if max_loss is None else max_loss
     progress("measuring the ranges of the activations")
     seen = list(_batches(model, samples.calibration, _BATCH))
-    narrow = model if neck is None else narrow_heads(model, seen, neck)
-    quantiser = Quantiser(narrow, spec.input, seen, symmetric=symmetric)
+    narrow = constant_shapes(model, spec) if neck is None else narrow_heads(model, seen, neck)
+    step = int(spec.decoder_params.get("stride", 1))
+    quantiser = Quantiser(narrow, spec.input, seen, symmetric=symmetric, step=step)
     if not quantiser.layers:
         raise PrecisionError("the network has no convolution or matrix product to make int8")
     quantised, how, stored = quantiser.model(quantiser.layers), None, None
     if not symmetric:
-        images = _one_run(model, samples.search)
+        images = _runs(model, samples.search)
         quantised, how = search(quantiser, narrow, spec, samples.search, images, limit, progress)
         if amx:
             quantised, stored = choose_for_amx(quantised, images, progress)
@@ -202,6 +205,12 @@ def to_int8(
 def _one_run(model: onnx.ModelProto, samples: Measured) -> Pixels:
     """One image, or as many as the network takes at once."""
     return next(_batches(model, samples, 1))
+
+
+def _runs(model: onnx.ModelProto, samples: Measured) -> list[Pixels]:
+    """One such run of each size in which the network sees a photo: in full, in a quick look."""
+    seen = islice(_batches(model, samples, 1), 2)
+    return list({batch.shape: batch for batch in seen}.values())
 
 
 def _batches(model: onnx.ModelProto, samples: Measured, size: int) -> Iterator[Pixels]:

@@ -26,8 +26,11 @@ from onnxruntime.quantization.calibrate import (
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.quant_utils import save_and_reload_model_with_shape_infer
 
+from facemark_export.quantise_equalise import equalise
+from facemark_export.quantise_pairs import pair_pixels
 from facemark_export.quantise_pixels import FLOATS, PLANES
 from facemark_export.quantise_prepare import JOINING, WEIGHTED, Layer, prepare
+from facemark_export.quantise_upsample import copy_pixels
 from facemark_sdk.spec import InputSpec
 
 Pixels = NDArray[np.uint8]
@@ -52,6 +55,7 @@ class Quantiser:
         calibration: Sequence[Pixels],
         *,
         symmetric: bool = False,
+        step: int = 1,
     ) -> None:
         """Prepare a network and run it over images to see how far its activations reach.
 
@@ -61,6 +65,7 @@ class Quantiser:
             calibration: Batches of such images.
             symmetric: Activations are int8 with zero points of 0, and biases stay float, which is
                 what TensorRT takes.
+            step: What the image's width is a multiple of, where the network takes any.
 
         Raises:
             ModelError: The graph's opset is too old.
@@ -68,18 +73,28 @@ class Quantiser:
         self._symmetric = symmetric
         self._prepared = prepare(model, pixels, one_grey=not symmetric)
         self.layers = self._prepared.layers
+        equalise(self._prepared.model, calibration)
         self._model = save_and_reload_model_with_shape_infer(self._prepared.model)
         self._ranges = _ranges(self._prepared.model, calibration)
         grey = self._prepared.grey
-        self._plain = grey is not None and not symmetric
-        if grey is not None and self._plain:  # one step a grey value, so that these are the pixels
-            zero = np.float32(grey[0])
+        self._grey = None if grey is None or symmetric else int(grey[0])
+        self._paired = None
+        if self._grey is not None:  # one step a grey value, so that these are the pixels
+            zero = np.float32(self._grey)
             self._ranges[FLOATS] = (-zero, _WHITE - zero)
+            self._paired = pair_pixels(self._prepared.model, pixels.width or step)
+        _share_ranges(self._prepared.model.graph, self._ranges)
 
     def model(self, layers: Collection[Layer]) -> onnx.ModelProto:
         """The network with these layers in int8 and all others in float; at least one."""
+        wanted = [name for layer in layers for name in layer.nodes]
+        paired = self._paired
         model = onnx.ModelProto()
-        model.CopyFrom(self._model)
+        if paired is not None and paired.layers <= set(wanted):
+            model.CopyFrom(paired.model)
+            wanted += paired.joining
+        else:
+            model.CopyFrom(self._model)
         quantizer = QDQQuantizer(
             model,
             per_channel=True,
@@ -90,7 +105,7 @@ class Quantiser:
             activation_qType=QuantType.QInt8 if self._symmetric else QuantType.QUInt8,
             # narrows ranges in place
             tensors_range=TensorsData(CalibrationMethod.MinMax, dict(self._ranges)),
-            nodes_to_quantize=[name for layer in layers for name in layer.nodes],
+            nodes_to_quantize=wanted,
             nodes_to_exclude=[],
             op_types_to_quantize=[*WEIGHTED, *JOINING],
             extra_options={
@@ -102,10 +117,11 @@ class Quantiser:
         quantizer.quantize_model()
         quantizer.model.topological_sort()
         quantised = quantizer.model.model
-        if self._plain:
-            _feed_pixels(quantised.graph)
+        if self._grey is not None:
+            _feed_pixels(quantised.graph, self._grey)
         if not self._symmetric:  # TensorRT has no scale a channel for activations
             _keep_float(quantised.graph)
+            copy_pixels(quantised.graph)
         drop_unused(quantised.graph)
         del quantised.metadata_props[:]
         return quantised
@@ -138,10 +154,39 @@ def _ranges(
     return {name: data.range_value for name, data in found.items()}
 
 
-def _feed_pixels(graph: onnx.GraphProto) -> None:
-    """Give the first layer the image's own eight bits, which it would get back from floats."""
+def _share_ranges(
+    graph: onnx.GraphProto, ranges: dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]
+) -> None:
+    """Give what is joined and then cut at 0 the range that is left, so that joining copies.
+
+    The smaller parts lose steps by that, but none are spent on what is cut.
+    """
+    users: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.node:
+        for name in node.input:
+            users.setdefault(name, []).append(node)
+    for join in graph.node:
+        after = users.get(join.output[0], [])
+        if join.op_type == "Concat" and [node.op_type for node in after] == ["Relu"]:
+            left = ranges[after[0].output[0]]
+            parts = [name for name in join.input if len(users[name]) == 1]
+            ranges.update(dict.fromkeys((*parts, join.output[0]), left))
+
+
+def _feed_pixels(graph: onnx.GraphProto, grey: int) -> None:
+    """Give the first layer the image's own eight bits, which it would get back from floats.
+
+    A first layer in float gets the pixels' floats in one step instead of two.
+    """
     back = next((n for n in graph.node if n.op_type == _QUANTISE and n.input[0] == FLOATS), None)
-    if back is None:  # the first layer is float
+    if back is None:
+        step = {f"{FLOATS}/step": np.float32(1), f"{FLOATS}/zero": np.uint8(grey)}
+        graph.initializer.extend(numpy_helper.from_array(np.array(v), k) for k, v in step.items())
+        place, node = next((i, n) for i, n in enumerate(graph.node) if n.output[0] == FLOATS)
+        graph.node.remove(node)
+        graph.node.insert(
+            place, helper.make_node(_DEQUANTISE, [PLANES, *step], [FLOATS], f"{FLOATS}/planes")
+        )
         return
     for node in graph.node:
         if node.op_type == _DEQUANTISE and node.input[0] == back.output[0]:

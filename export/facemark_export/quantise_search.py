@@ -42,7 +42,7 @@ class Step:
         kept: Layers in float beyond those that are faster so, the worst first.
         damage: How far results moved on the search's faces.
         loss: What they lost there.
-        time: The network's p50 over fp32's, both in turns.
+        time: The network's p50 over fp32's, both in turns; the geometric mean over image sizes.
     """
 
     kept: int
@@ -57,7 +57,8 @@ class Search:
 
     Attributes:
         layers: How many there are.
-        first_ms: The network's p50 with none, one, two, ... of the first layers in float.
+        first_ms: The network's p50 with none, one, two, ... of the first layers in float; the
+            geometric mean over image sizes.
         faster: Layers that are in float because the network is faster so.
         alone: Each other layer (or run of layers) with its damage when it alone is int8, worst
             first.
@@ -96,10 +97,10 @@ class Trials:
         path = self.write(model, "candidate")
         return self._samples.compare(self._reference, self._samples.run(path))
 
-    def step(self, kept: int, model: onnx.ModelProto, images: Pixels) -> Step:
+    def step(self, kept: int, model: onnx.ModelProto, images: Sequence[Pixels]) -> Step:
         """A candidate against the float network, in time as well."""
         found = self.compare(model)
-        ours, reference = milliseconds([self.write(model, "candidate"), self._fp32], images)
+        ours, reference = _milliseconds([self.write(model, "candidate"), self._fp32], images)
         return Step(kept, found.damage, found.loss, ours / reference)
 
 
@@ -108,7 +109,7 @@ def search(
     fp32: onnx.ModelProto,
     spec: ModelSpec,
     samples: Measured,
-    images: Pixels,
+    images: Sequence[Pixels],
     limit: float,
     progress: Progress,
 ) -> tuple[onnx.ModelProto, Search]:
@@ -124,7 +125,7 @@ def search(
         fp32: The float network.
         spec: Its spec, which candidates share.
         samples: Faces that are neither calibrated on nor judged on.
-        images: What candidates are timed on, as many as the network takes at once.
+        images: What candidates are timed on, for each size as many as the network takes at once.
         limit: The loss that is allowed.
         progress: Told what is being done.
 
@@ -163,12 +164,20 @@ def search(
     )
 
 
-def _first_layers(quantiser: Quantiser, trials: Trials, images: Pixels) -> tuple[float, ...]:
+def _first_layers(
+    quantiser: Quantiser, trials: Trials, images: Sequence[Pixels]
+) -> tuple[float, ...]:
     count = min(FIRST, len(quantiser.layers) - 1)
     files = [
         trials.write(quantiser.model(quantiser.layers[k:]), f"first{k}") for k in range(count + 1)
     ]
-    return tuple(milliseconds(files, images))
+    return _milliseconds(files, images)
+
+
+def _milliseconds(files: Sequence[Path], images: Sequence[Pixels]) -> tuple[float, ...]:
+    """Each file's p50, as geometric mean over images, so that no size counts more than another."""
+    times = np.log([milliseconds(files, batch) for batch in images])
+    return tuple(float(time) for time in np.exp(times.mean(axis=0)))
 
 
 def _fastest(times: Sequence[float]) -> int:
