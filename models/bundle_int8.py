@@ -26,8 +26,9 @@ from facemark_sdk.models import read_spec
 from facemark_sdk.spec import ModelSpec
 
 SUFFIX = "_int8"
-NECKS = {LANDMARKS: 128}
-"""Channels under the heads of what is a PIPNet: docs/speed/network_size.png."""
+LANDMARK_OPTIONS = ("--neck", "128", "--decode", "graph")
+"""Channels under the heads by docs/speed/network_size.png; a decoder in the graph of an int8 file
+reads bytes, of which it needs few."""
 _THRESHOLD = (
     "its own score threshold is that of its best F1 on the held-out scenes, which judge it as "
     "well, so the figures are a little optimistic"
@@ -62,7 +63,8 @@ def make(name: str, photos: list[str], measuring: tuple[str, ...], out: Path) ->
     """One model: quantise, measure, state what was measured, card."""
     source, folder = BUNDLE / name / "model.onnx", out / f"{name}{SUFFIX}"
     path = folder / "model.onnx"
-    options = ("--name", folder.name, "--precision", "int8", *neck(name), "--calibration", *photos)
+    options = ("--precision", "int8", *own_options(name), "--calibration", *photos)
+    options = ("--name", folder.name, *options)
     run("-m", "facemark_export.cli", "--onnx", str(source), "-o", str(path), *options)
     making = Making(folder.name, source, (), measuring)
     spec, figures = spec_of(path), making.measure(path)
@@ -77,9 +79,9 @@ def make(name: str, photos: list[str], measuring: tuple[str, ...], out: Path) ->
     write(folder / "CARD.md", card_text(name, folder, photos, spec))
 
 
-def neck(name: str) -> tuple[str, ...]:
-    """The option for narrower heads, where they shall be."""
-    return ("--neck", str(NECKS[name])) if name in NECKS else ()
+def own_options(name: str) -> tuple[str, ...]:
+    """What a model is exported with beyond what all are."""
+    return LANDMARK_OPTIONS if name == LANDMARKS else ()
 
 
 def state(path: Path, spec: ModelSpec) -> None:
@@ -100,7 +102,8 @@ def card_text(name: str, folder: Path, photos: list[str], spec: ModelSpec) -> st
         "SIZE": f"{path.stat().st_size / 1e6:.1f} MB",
         "LAYERS": (
             (
-                f"its heads share {ladder['neck']} channels, chosen and taught on those photos\n- "
+                f"its heads share {ladder['neck']} channels, chosen and taught on those photos\n"
+                "- its decoder is in the graph: outputs are points and scores\n- "
                 if ladder["neck"]
                 else ""
             )
@@ -114,7 +117,7 @@ def card_text(name: str, folder: Path, photos: list[str], spec: ModelSpec) -> st
         "ACCURACY": accuracy_table(dict(spec.accuracy)),
         "PRECISIONS": precisions(ladder),
         "CALIBRATION": " ".join(photos),
-        "NECK": "".join(f"{word} " for word in neck(name)),
+        "OPTIONS": "".join(f"{word} " for word in own_options(name)),
     }
     text = (Path(__file__).with_name("cards") / "int8.md").read_text()
     for key, value in filled.items():

@@ -187,7 +187,7 @@ def to_int8(
         images = _runs(model, samples.search)
         quantised, how = search(quantiser, narrow, spec, samples.search, images, limit, progress)
         if amx:
-            quantised, stored = choose_for_amx(quantised, images, progress)
+            quantised, stored = choose_for_amx(quantised, images[0], progress)
     progress("measuring fp32, fp16 and int8 on the validation faces")
     models: dict[Precision, onnx.ModelProto] = {"fp32": model, "fp16": to_fp16(model)}
     ladder = climb({**models, "int8": quantised}, spec, samples.validation)

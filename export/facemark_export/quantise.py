@@ -9,7 +9,7 @@ TensorRT takes symmetric int8 only, and biases in float.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from onnxruntime.quantization import QuantType
 from onnxruntime.quantization.calibrate import (
-    CalibrationDataReader,
     CalibrationMethod,
     TensorsData,
     create_calibrator,
@@ -39,6 +38,8 @@ _QUANTISE, _DEQUANTISE = "QuantizeLinear", "DequantizeLinear"
 _REQUANTISED = ("Conv", "ConvTranspose", "Gemm")
 """Operators whose float weights ONNX Runtime makes int8 on its own."""
 _WHITE = np.float32(255)
+_LEAST, _GREATEST = "_ReduceMin", "_ReduceMax"
+"""What ONNX Runtime's calibrator calls the extremes of a tensor, behind its name."""
 
 
 class Quantiser:
@@ -75,14 +76,27 @@ class Quantiser:
         self.layers = self._prepared.layers
         equalise(self._prepared.model, calibration)
         self._model = save_and_reload_model_with_shape_infer(self._prepared.model)
-        self._ranges = _ranges(self._prepared.model, calibration)
+        self._extremes = _extremes(self._prepared.model, calibration)
         grey = self._prepared.grey
         self._grey = None if grey is None or symmetric else int(grey[0])
         self._paired = None
+        if self._grey is not None:
+            self._paired = pair_pixels(self._prepared.model, pixels.width or step)
+        self.take_ranges(1.0)
+
+    def take_ranges(self, share: float) -> None:
+        """Let activations range as far as they reach in this share of the calibration's batches.
+
+        Args:
+            share: Above 0.5, up to 1. With less, more is cut, and what is not has finer steps.
+        """
+        self._ranges = {
+            name: (np.quantile(lows, 1 - share), np.quantile(highs, share))
+            for name, (lows, highs) in self._extremes.items()
+        }
         if self._grey is not None:  # one step a grey value, so that these are the pixels
             zero = np.float32(self._grey)
             self._ranges[FLOATS] = (-zero, _WHITE - zero)
-            self._paired = pair_pixels(self._prepared.model, pixels.width or step)
         _share_ranges(self._prepared.model.graph, self._ranges)
 
     def model(self, layers: Collection[Layer]) -> onnx.ModelProto:
@@ -127,19 +141,14 @@ class Quantiser:
         return quantised
 
 
-class _Reader(CalibrationDataReader):  # type: ignore[misc]
-    def __init__(self, batches: Sequence[Pixels]) -> None:
-        self._batches: Iterator[Pixels] = iter(batches)
-
-    def get_next(self) -> dict[str, Pixels] | None:
-        batch = next(self._batches, None)
-        return None if batch is None else {"image": batch}
-
-
-def _ranges(
+def _extremes(
     model: onnx.ModelProto, calibration: Sequence[Pixels]
 ) -> dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]:
-    """The least and the greatest value of every float tensor around what can be quantised."""
+    """The least and the greatest values of every float tensor around what can be quantised.
+
+    Returns:
+        By the tensor's name, (B,) each: one a batch.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "float.onnx"
         onnx.save(model, path)
@@ -149,9 +158,16 @@ def _ranges(
             augmented_model_path=str(Path(folder) / "ranges.onnx"),
             calibrate_method=CalibrationMethod.MinMax,
         )
-        calibrator.collect_data(_Reader(calibration))
-        found = calibrator.compute_data()
-    return {name: data.range_value for name, data in found.items()}
+        session = calibrator.infer_session
+        outputs = [output.name for output in session.get_outputs()]
+        tensors = [n.removesuffix(_LEAST) for n in outputs if n.endswith(_LEAST)]
+        names = [f"{tensor}{end}" for tensor in tensors for end in (_LEAST, _GREATEST)]
+        found = [
+            [float(value.item()) for value in session.run(names, {"image": batch})]
+            for batch in calibration
+        ]
+    lows, highs = np.array(found, np.float32).reshape(len(found), -1, 2).transpose(2, 1, 0)
+    return {tensor: (lows[i], highs[i]) for i, tensor in enumerate(tensors)}
 
 
 def _share_ranges(

@@ -19,6 +19,8 @@ from facemark_export.quantise import Pixels, Quantiser
 from facemark_export.quantise_prepare import Layer
 from facemark_sdk.spec import ModelSpec
 
+SHARES = (1.0, 0.9)
+"""Of the calibration's batches, those whose extremes ranges hold; what is best is measured."""
 FIRST = 6
 """So many of the first layers are tried in float: few channels and many pixels are what ONNX
 Runtime's integer convolutions are slower on than its float ones."""
@@ -57,6 +59,7 @@ class Search:
 
     Attributes:
         layers: How many there are.
+        reach: Each of `SHARES` with the damage that it does when all layers are int8.
         first_ms: The network's p50 with none, one, two, ... of the first layers in float; the
             geometric mean over image sizes.
         faster: Layers that are in float because the network is faster so.
@@ -68,6 +71,7 @@ class Search:
     """
 
     layers: int
+    reach: tuple[tuple[float, float], ...]
     first_ms: tuple[float, ...]
     faster: tuple[str, ...]
     alone: tuple[tuple[str, float], ...]
@@ -115,7 +119,8 @@ def search(
 ) -> tuple[onnx.ModelProto, Search]:
     """Choose which layers are int8.
 
-    The first layers stay in float as far as that is faster. Of the others each is made int8 alone;
+    Activations first get the ranges that do the least damage. The first layers stay in float as far
+    as that is faster. Of the others each is made int8 alone;
     in the order of the damage that this does, 0, 1, 2, 4, ... up to half of them are then kept in
     float while all others are int8. More are taken while the loss is over the limit, or when that
     leaves at most `GAIN` of damage x time.
@@ -134,6 +139,12 @@ def search(
     """
     with tempfile.TemporaryDirectory() as folder:
         trials = Trials(fp32, spec, samples, Path(folder))
+        progress("choosing how far activations range")
+        reach = []
+        for share in SHARES:
+            quantiser.take_ranges(share)
+            reach.append((share, trials.compare(quantiser.model(quantiser.layers)).damage))
+        quantiser.take_ranges(min(reach, key=lambda tried: tried[1])[0])
         progress("timing the first layers in int8 and float")
         times = _first_layers(quantiser, trials, images)
         start = _fastest(times)
@@ -155,6 +166,7 @@ def search(
     count = steps[best].kept
     return quantiser.model(_joined(worst[count:])), Search(
         layers=len(quantiser.layers),
+        reach=tuple(reach),
         first_ms=times,
         faster=_names(quantiser.layers[:start]),
         alone=tuple(sorted(zip(map(_name, parts), alone, strict=True), key=lambda p: -p[1])),
