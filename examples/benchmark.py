@@ -25,8 +25,7 @@ from facemark_sdk.bench import (
     open_frames,
     summarise,
 )
-from facemark_sdk.detect.face_detector import DEFAULT_DETECTOR
-from facemark_sdk.models import default_landmarks
+from facemark_sdk.models import default_detector, default_landmarks
 
 OURS = "crop + decode"
 """What is not the networks' work: crop, decode and mapping back to the image."""
@@ -39,7 +38,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         FacemarkError: A model or the photo cannot be used, or there is no face in it.
     """
     frames = open_frames([Path(options.image)] if options.image else [])
-    finder = FaceDetector(options.detector, backend=options.backend, threads=options.threads)
+    detector = options.detector or default_detector(options.backend)
+    finder = FaceDetector(detector, backend=options.backend, threads=options.threads)
     model = options.model or default_landmarks(options.backend)
     subject = Subject(
         Configuration(model, options.backend, options.threads, batch=1), finder, frames
@@ -85,7 +85,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
     parser.add_argument("--backend", default="cpu", help="auto, cpu, cuda, tensorrt (default: cpu)")
     parser.add_argument("--model", help="landmark model: name or file (default: the SDK's own)")
-    parser.add_argument("--detector", default=DEFAULT_DETECTOR, help="face detector: name or file")
+    parser.add_argument("--detector", help="face detector: name or file (default: the SDK's own)")
     parser.add_argument("--json", metavar="FILE", help="also write the report as JSON")
     options = parser.parse_args()
     if options.frames < 1 or options.warm_up < 0:

@@ -9,7 +9,6 @@ import numpy as np
 
 from facemark_sdk.backends import RuntimeOptions
 from facemark_sdk.detect.face_detector import (
-    DEFAULT_DETECTOR,
     Detections,
     FaceDetector,
     check_score_threshold,
@@ -27,7 +26,7 @@ class Detector:
     def __init__(
         self,
         landmarks: ModelName | None = None,
-        detector: ModelName = DEFAULT_DETECTOR,
+        detector: ModelName | None = None,
         *,
         backend: str = "auto",
         threads: int | None = None,

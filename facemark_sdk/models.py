@@ -26,6 +26,8 @@ MODEL_FILE = "model.onnx"
 
 DEFAULT_LANDMARKS, DEFAULT_LANDMARKS_CPU = "pipnet_lite0_68", "pipnet_lite0_68_int8"
 """The same trunk; int8 is for CPUs, its card says how much faster and less exact."""
+DEFAULT_DETECTOR, DEFAULT_DETECTOR_CPU = "retinaface_mnet025", "retinaface_mnet025_int8"
+"""The same network, likewise."""
 
 
 def list_models() -> list[str]:
@@ -65,8 +67,21 @@ def default_landmarks(backend: str) -> str:
     Raises:
         BackendError: ONNX Runtime is not installed.
     """
+    return DEFAULT_LANDMARKS_CPU if _is_fast_in_int8(backend) else DEFAULT_LANDMARKS
+
+
+def default_detector(backend: str) -> str:
+    """Name of the face detector that a backend runs where none is chosen, as `default_landmarks`.
+
+    Raises:
+        BackendError: ONNX Runtime is not installed.
+    """
+    return DEFAULT_DETECTOR_CPU if _is_fast_in_int8(backend) else DEFAULT_DETECTOR
+
+
+def _is_fast_in_int8(backend: str) -> bool:
     on_cpu = backend == "cpu" or (backend == "auto" and not may_use_cuda())
-    return DEFAULT_LANDMARKS_CPU if on_cpu and sums_int8_exactly() else DEFAULT_LANDMARKS
+    return on_cpu and sums_int8_exactly()
 
 
 def read_spec(described: Described, path: Path) -> ModelSpec:

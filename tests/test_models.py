@@ -7,7 +7,7 @@ import pytest
 from conftest import detector_graph, save
 
 import facemark_sdk
-from facemark_sdk import FaceDetector, LandmarkModel, ModelError, models
+from facemark_sdk import Detector, FaceDetector, LandmarkModel, ModelError, models
 from facemark_sdk.models import list_models, resolve_model
 
 
@@ -63,20 +63,27 @@ def test_models_of_the_other_task(landmark_file: Path, detector_file: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("backend", "cuda", "int8", "expected"),
+    ("backend", "cuda", "int8", "suffix"),
     [
-        ("cpu", True, True, "pipnet_lite0_68_int8"),
-        ("cpu", False, False, "pipnet_lite0_68"),
-        ("auto", False, True, "pipnet_lite0_68_int8"),
-        ("auto", True, True, "pipnet_lite0_68"),
-        ("cuda", True, True, "pipnet_lite0_68"),
-        ("tensorrt", False, True, "pipnet_lite0_68"),
+        ("cpu", True, True, "_int8"),
+        ("cpu", False, False, ""),
+        ("auto", False, True, "_int8"),
+        ("auto", True, True, ""),
+        ("cuda", True, True, ""),
+        ("tensorrt", False, True, ""),
     ],
 )
-def test_the_default_landmarks_are_int8_where_that_is_fast(
-    monkeypatch, backend, cuda, int8, expected
-):
+def test_the_default_models_are_int8_where_that_is_fast(monkeypatch, backend, cuda, int8, suffix):
     monkeypatch.setattr(models, "may_use_cuda", lambda: cuda)
     monkeypatch.setattr(models, "sums_int8_exactly", lambda: int8)
-    assert models.default_landmarks(backend) == expected
-    assert expected in models.list_models()
+    assert models.default_landmarks(backend) == f"pipnet_lite0_68{suffix}"
+    assert models.default_detector(backend) == f"retinaface_mnet025{suffix}"
+    assert {f"pipnet_lite0_68{suffix}", f"retinaface_mnet025{suffix}"} <= {*models.list_models()}
+
+
+@pytest.mark.parametrize("int8", [True, False])
+def test_what_is_opened_by_default_is_the_default(monkeypatch, int8):
+    monkeypatch.setattr(models, "sums_int8_exactly", lambda: int8)
+    detector = Detector(backend="cpu", threads=1)
+    assert detector.face_detector.spec.name == models.default_detector("cpu")
+    assert detector.landmark_model.spec.name == models.default_landmarks("cpu")

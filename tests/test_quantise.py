@@ -214,6 +214,18 @@ def test_it_computes_nearly_what_the_float_network_does(faces, pixels):
     assert relative(run(model.model(model.layers), faces), run(network(pixels), faces)) < 0.02
 
 
+def test_a_channel_of_next_to_no_weight_keeps_its_bias(faces):
+    model = network()
+    held = {tensor.name: tensor for tensor in model.graph.initializer}
+    for name, value in (("second.weight", 1e-9), ("second.bias", 1.5)):
+        array = numpy_helper.to_array(held[name]).copy()
+        array[4:8] = value
+        held[name].CopyFrom(numpy_helper.from_array(array, name))
+    quantiser = Quantiser(model, PLAIN, [faces])
+    found = run(quantiser.model(quantiser.layers), faces)
+    assert relative(found, run(model, faces)) < 0.02
+
+
 @pytest.mark.parametrize(
     ("pixels", "one_grey", "apart"),
     [(PLAIN, True, 0), (PLAIN, False, 0), (IMAGENET, False, 0.5), (IMAGENET, True, 10.5)],

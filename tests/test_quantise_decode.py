@@ -20,6 +20,7 @@ from test_quantise import (  # the fixtures are used by name
     spec,  # noqa: F401
 )
 
+from facemark_export import onnx_file
 from facemark_export.decode_graph import decode_model
 from facemark_export.onnx_file import append_decoder
 from facemark_export.parity import ParityReport
@@ -68,18 +69,20 @@ def quantised_maps(*, zero=ZERO, scale=SCALE):
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
 
 
-def with_decoder(network, spec):  # noqa: F811
+def with_decoder(network, spec, monkeypatch):  # noqa: F811
+    """As `append_decoder` would leave it without the pass."""
     shapes = {
         entry.name: tuple(d.dim_value for d in entry.type.tensor_type.shape.dim[1:])
         for entry in network.graph.output
     }
+    monkeypatch.setattr(onnx_file, "dequantise_late", lambda *_: None)
     return append_decoder(network, decode_model(spec, shapes))
 
 
 def late(model):
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
-    dequantise_late(changed)
+    dequantise_late(changed, OUTPUT_NAMES)
     onnx.checker.check_model(changed, full_check=True)
     return changed
 
@@ -113,8 +116,8 @@ def images():
     return np.random.default_rng(0).integers(0, 256, (3, CROP, CROP, 3), np.uint8)
 
 
-def test_only_what_the_decoder_takes_becomes_floats(spec, images):  # noqa: F811
-    model = with_decoder(quantised_maps(), spec)
+def test_only_what_the_decoder_takes_becomes_floats(spec, images, monkeypatch):  # noqa: F811
+    model = with_decoder(quantised_maps(), spec, monkeypatch)
     changed = late(model)
     assert floats_behind(model) == ["QuantizeLinear"] * 5
     assert dequantised(model) == [n * GRID**2 for n in (68, 68, 68, 204, 204)]
@@ -134,13 +137,13 @@ def test_only_what_the_decoder_takes_becomes_floats(spec, images):  # noqa: F811
         ({"scale": np.float32(-0.03)}, "a scale that turns the order round"),
     ],
 )
-def test_other_dequantisations_stay_where_they_are(spec, options, why):  # noqa: F811
-    model = with_decoder(quantised_maps(**options), spec)
+def test_other_dequantisations_stay_where_they_are(spec, options, why, monkeypatch):  # noqa: F811
+    model = with_decoder(quantised_maps(**options), spec, monkeypatch)
     assert floats_behind(late(model)) == ["QuantizeLinear"] * 5, why
 
 
-def test_a_map_that_something_else_reads_stays_float(spec, images):  # noqa: F811
-    model = with_decoder(quantised_maps(), spec)
+def test_a_map_that_something_else_reads_stays_float(spec, images, monkeypatch):  # noqa: F811
+    model = with_decoder(quantised_maps(), spec, monkeypatch)
     model.graph.node.append(helper.make_node("Neg", ["cls"], ["negative"]))
     shape = ["N", LANDMARKS, GRID, GRID]
     for name in ("negative", "x"):
@@ -151,7 +154,7 @@ def test_a_map_that_something_else_reads_stays_float(spec, images):  # noqa: F81
         assert np.array_equal(ours, theirs)
 
 
-def test_a_float_network_stays_as_it_is(spec, tmp_path):  # noqa: F811
+def test_a_float_network_stays_as_it_is(spec):  # noqa: F811
     shapes = {
         name: (LANDMARKS * (NEIGHBOURS if name.startswith("nb") else 1), GRID, GRID)
         for name in OUTPUT_NAMES
@@ -201,3 +204,13 @@ def test_a_decoder_that_decodes_otherwise_is_not_written(
     assert (status, "is not written" in said) == (1, True)
     assert not out.exists()
     assert not (tmp_path / "inside.onnx.report.json").exists()
+
+
+def test_what_the_decoder_does_not_read_stays_where_it_is(spec, monkeypatch):  # noqa: F811
+    model = with_decoder(quantised_maps(), spec, monkeypatch)
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    dequantise_late(changed, ["cls"])
+    assert floats_behind(changed).count("QuantizeLinear") == 4
+    names = [node.name for node in late(model).graph.node]
+    assert len(set(names) - {""}) == sum(name != "" for name in names)

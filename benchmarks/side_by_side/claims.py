@@ -14,6 +14,7 @@ from field import (
     DETECTION,
     DLIB,
     EAGER_LOOP,
+    FINDER,
     FRAME_1,
     FRAME_4,
     FRAME_9,
@@ -34,8 +35,6 @@ from field import (
 from flops import count_flops
 from rates import FLOPS
 from turns import Measured, quotient
-
-from facemark_sdk.detect.face_detector import DEFAULT_DETECTOR
 
 Times = Mapping[tuple[str, str], Measured]
 
@@ -104,7 +103,7 @@ def claims(times: Times, r18: Path, int8: Path | None) -> Iterator[Claim]:
 
 def small_networks(times: Times) -> Iterator[str]:
     """Where we stand against YuNet and PFLD, of which only the networks can be run here."""
-    ours = times.get((WHOLE, f"{DEFAULT} + {DEFAULT_DETECTOR}"))
+    ours = times.get((WHOLE, f"{DEFAULT} + {FINDER}"))
     if ours is None:
         return
     detectors = {n: t for (group, n), t in times.items() if group == DETECTION and "YuNet" in n}
@@ -144,7 +143,7 @@ def _default(times: Times) -> Iterator[Claim]:
     r18 = times[NETWORK, R18]
     network = 100 * quotient(times[NETWORK, DEFAULT], r18)
     yield Claim(f"{DEFAULT}: network, of R18's fp32", network, 20, False, "%")
-    whole = 100 * quotient(times[WHOLE, f"{DEFAULT} + {DEFAULT_DETECTOR}"], r18)
+    whole = 100 * quotient(times[WHOLE, f"{DEFAULT} + {FINDER}"], r18)
     yield Claim("Detector on 640x480, one face, of R18's fp32 network", whole, 55, False, "%")
 
 
@@ -167,7 +166,7 @@ def _crowd(times: Times) -> Iterator[Claim]:
 
 
 def _dlib(times: Times) -> Iterator[Claim]:
-    whole = times[WHOLE, f"{DEFAULT} + {DEFAULT_DETECTOR}"]
+    whole = times[WHOLE, f"{DEFAULT} + {FINDER}"]
     yield Claim(
         "frame to points, faster than dlib", quotient(times[WHOLE, DLIB], whole), 1, True, "x"
     )

@@ -9,8 +9,7 @@ from prepare import CROWD, Prepared
 from turns import Contender
 
 from facemark_sdk.bench import bundled_models
-from facemark_sdk.detect.face_detector import DEFAULT_DETECTOR
-from facemark_sdk.models import default_landmarks
+from facemark_sdk.models import default_detector, default_landmarks
 
 PRODUCT = "matrix product"
 POINTS = "uint8 crop to points, one face"
@@ -28,6 +27,7 @@ EAGER, EAGER_LOOP, COMPILED = (
     f"{R18}: PyTorch {how}" for how in ("eager", "eager, point by point", "compiled")
 )
 DEFAULT = default_landmarks("cpu")
+FINDER = default_detector("cpu")
 MESH = "mediapipe FaceMesh, 468 points"
 DLIB = "dlib HOG + 68"
 NUMPY, TORCH, RUNTIME = "numpy", "PyTorch", "ONNX Runtime"
@@ -78,7 +78,7 @@ def contenders(
         yield Contender(DETECTION, f"{name}, network", "foreign", "network", {"model": str(path)})
     for name in bundled_models("landmarks"):
         options = {"model": name, **frame}
-        yield Contender(WHOLE, f"{name} + {DEFAULT_DETECTOR}", "ours", "whole", options)
+        yield Contender(WHOLE, f"{name} + {FINDER}", "ours", "whole", options)
     for name, path in (
         (FRAME_1, made.frame),
         *zip((FRAME_4, FRAME_9), made.grids, strict=True),

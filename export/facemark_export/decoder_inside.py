@@ -12,7 +12,6 @@ import onnx
 from facemark_export.decode_graph import decode_model
 from facemark_export.onnx_file import append_decoder, save
 from facemark_export.parity import ParityReport, Pixels, check_graph_decoder
-from facemark_export.quantise_decode import dequantise_late
 from facemark_sdk.backends import create_backend
 from facemark_sdk.decode.graph import SPREAD_NAME
 from facemark_sdk.errors import ModelError
@@ -52,7 +51,6 @@ def put_decoder_inside(
     spreads = any(entry.name == SPREAD_NAME for entry in decoder.graph.output)
     params = {**spec.decoder_params, "decoder": spec.decoder, SPREAD_NAME: spreads}
     merged = append_decoder(network, decoder)
-    dequantise_late(merged)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         whole = Path(folder) / path.name
         save(merged, dataclasses.replace(spec, decoder="graph", decoder_params=params), whole)

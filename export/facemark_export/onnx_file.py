@@ -18,6 +18,7 @@ from onnx import compose
 
 from facemark_export.constant_shapes import constant_shapes
 from facemark_export.graph import ExportGraph, example_image
+from facemark_export.quantise_decode import dequantise_late
 from facemark_sdk.errors import CheckpointError
 from facemark_sdk.spec import METADATA_KEY, ModelSpec
 
@@ -91,6 +92,7 @@ def append_decoder(network: onnx.ModelProto, decoder: onnx.ModelProto) -> onnx.M
     )
     del merged.opset_import[:]  # one entry, which merging leaves twice
     merged.opset_import.add().version = OPSET
+    dequantise_late(merged, [entry.name for entry in network.graph.output])
     # the network may have a tensor of its own of such a name
     own = {name: f"network/{name}" for name in wanted}
     _rename(merged.graph, own | {f"decode/{name}": name for name in wanted})

@@ -23,6 +23,7 @@ from facemark_sdk import FaceDetector, crop, get_layout, load_image
 from facemark_sdk.errors import DataError
 from facemark_sdk.evaluation import fitting_box
 from facemark_sdk.evaluation.annotations import ANNOTATIONS
+from facemark_sdk.models import DEFAULT_DETECTOR
 from facemark_sdk.spec import ModelSpec
 
 CALIBRATED, SEARCHED, JUDGED = 128, 48, 400
@@ -173,7 +174,7 @@ def _measured(sources: Sequence[_Source], spec: ModelSpec, names: str) -> Measur
 def _crops(sources: Sequence[_Source], spec: ModelSpec, names: str) -> Crops:
     """The faces cut out; an annotated one that is not found is left out and counted."""
     assert spec.crop is not None
-    detector = FaceDetector(backend="cpu")
+    detector = FaceDetector(DEFAULT_DETECTOR, backend="cpu")
     size, missed = spec.input.width, 0
     crops = [np.empty((0, size, size, 3), np.uint8)]
     affines, truths = [], []

@@ -38,6 +38,8 @@ _QUANTISE, _DEQUANTISE = "QuantizeLinear", "DequantizeLinear"
 _REQUANTISED = ("Conv", "ConvTranspose", "Gemm")
 """Operators whose float weights ONNX Runtime makes int8 on its own."""
 _WHITE = np.float32(255)
+_MOST_BIAS = np.iinfo(np.int32).max / 4
+"""Of which a bias may take so many steps: narrower ranges make them smaller."""
 _LEAST, _GREATEST = "_ReduceMin", "_ReduceMax"
 """What ONNX Runtime's calibrator calls the extremes of a tensor, behind its name."""
 
@@ -75,8 +77,9 @@ class Quantiser:
         self._prepared = prepare(model, pixels, one_grey=not symmetric)
         self.layers = self._prepared.layers
         equalise(self._prepared.model, calibration)
-        self._model = save_and_reload_model_with_shape_infer(self._prepared.model)
         self._extremes = _extremes(self._prepared.model, calibration)
+        _hold_biases(self._prepared.model.graph, self._extremes)
+        self._model = save_and_reload_model_with_shape_infer(self._prepared.model)
         grey = self._prepared.grey
         self._grey = None if grey is None or symmetric else int(grey[0])
         self._paired = None
@@ -168,6 +171,32 @@ def _extremes(
         ]
     lows, highs = np.array(found, np.float32).reshape(len(found), -1, 2).transpose(2, 1, 0)
     return {tensor: (lows[i], highs[i]) for i, tensor in enumerate(tensors)}
+
+
+def _hold_biases(
+    graph: onnx.GraphProto, extremes: dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]
+) -> None:
+    """Give channels of next to no weight one that lets their bias fit 32 bits.
+
+    A bias has the scale of the input times that of the channel's weights. ONNX Runtime cuts what
+    does not fit, unless it knows the input's scale by then, which it does not behind pairs of
+    pixels. Such a weight moves the output by less than a ten-thousandth of the bias.
+    """
+    held = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type != "Conv" or len(node.input) < 3 or node.input[0] not in extremes:
+            continue
+        if not {*node.input[1:]} <= set(held):
+            continue
+        weights, bias = (numpy_helper.to_array(held[name]).copy() for name in node.input[1:])
+        lows, highs = extremes[node.input[0]]
+        step = (max(highs.max(), 0) - min(lows.min(), 0)) / 255
+        rows = weights.reshape(len(weights), -1)
+        least = 127 * np.abs(bias) / (max(step, np.finfo(np.float32).tiny) * _MOST_BIAS)
+        weak = np.abs(rows).max(axis=1) < least
+        if weak.any():
+            rows[weak, 0] = least[weak]
+            held[node.input[1]].CopyFrom(numpy_helper.from_array(weights, node.input[1]))
 
 
 def _share_ranges(

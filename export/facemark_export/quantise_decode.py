@@ -7,7 +7,7 @@ them as bytes gives the same numbers: one scale for all keeps the order of a map
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import onnx
 from onnx import helper, numpy_helper
@@ -18,15 +18,17 @@ _ASKING = ("ArgMax", "Shape")
 """Operators that answer the same of bytes as of what these stand for."""
 
 
-def dequantise_late(model: onnx.ModelProto) -> None:
-    """Let dequantisations of activations wait for the operators that only move or compare values.
+def dequantise_late(model: onnx.ModelProto, maps: Collection[str]) -> None:
+    """Let dequantisations of maps wait for the operators that only move or compare values.
 
     The outputs stay the same to the last bit. A dequantisation stays where it is if anything else
     reads it, if it has a scale for each channel, or if it is not of uint8: int8 activations are
     TensorRT's, which wants its pairs together.
 
     Args:
-        model: Changed in place. A network without quantise-dequantise pairs stays as it is.
+        model: A network with its decoder; changed in place. One without quantise-dequantise pairs
+            stays as it is.
+        maps: Names of what the decoder reads.
     """
     graph = model.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
@@ -36,11 +38,12 @@ def dequantise_late(model: onnx.ModelProto) -> None:
             readers[name].append(node)
     shown = {entry.name for entry in graph.output}
     waiting: dict[str, onnx.NodeProto] = {}
+    late = set(maps)
 
     def can_wait(node: onnx.NodeProto) -> bool:
         scale, zero = (constants.get(name) for name in (*node.input[1:], "")[:2])
         return (
-            node.input[0] not in constants  # else a weight
+            node.output[0] in late
             and scale is not None
             and not scale.dims
             and float(numpy_helper.to_array(scale)) > 0
@@ -69,8 +72,9 @@ def dequantise_late(model: onnx.ModelProto) -> None:
             return
         floats, node.output[0] = node.output[0], f"{node.output[0]}/bytes"
         yield node
-        inputs = [node.output[0], *before.input[1:]]
-        yield from emitted(helper.make_node("DequantizeLinear", inputs, [floats], name=floats))
+        late.add(floats)
+        inputs, name = [node.output[0], *before.input[1:]], f"{floats}/late"
+        yield from emitted(helper.make_node("DequantizeLinear", inputs, [floats], name=name))
 
     nodes = [new for node in graph.node for new in emitted(node)]
     if waiting:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from facemark_export.graph import example_image
 from facemark_sdk import FaceDetector, crop, load_image
+from facemark_sdk.models import DEFAULT_DETECTOR
 from facemark_sdk.spec import CropRule, ModelSpec
 
 BATCHES = (1, 3, 17)
@@ -53,7 +54,7 @@ def photo_batches(spec: ModelSpec, photos: Sequence[Path]) -> list[Pixels]:
     if not photos:
         return []
     height, width = example_image(spec, 1).shape[1:3]
-    finder = None if spec.crop is None else FaceDetector(backend="cpu")
+    finder = None if spec.crop is None else FaceDetector(DEFAULT_DETECTOR, backend="cpu")
     seen: list[Pixels] = []
     for photo in photos:
         image = load_image(photo)

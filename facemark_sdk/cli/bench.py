@@ -39,8 +39,8 @@ from facemark_sdk.bench import (
 from facemark_sdk.bench.measure import REPEAT, WARM_UP
 from facemark_sdk.cli.console import UsageError, write_whole
 from facemark_sdk.cli.progress import show_progress
-from facemark_sdk.detect.face_detector import DEFAULT_DETECTOR
 from facemark_sdk.errors import FacemarkError
+from facemark_sdk.models import default_detector
 
 _arg = tyro.conf.arg
 
@@ -74,8 +74,9 @@ class Bench:
     image: Annotated[tuple[Path, ...], _arg(metavar="FILE...")] = ()
     """Photos to look at, one after the other; by default a bundled 640x480 frame with a face."""
 
-    detector: Annotated[str, _arg(metavar="D")] = DEFAULT_DETECTOR
-    """Face detector that goes before the landmark models: a bundled name or an ONNX file."""
+    detector: Annotated[str | None, _arg(metavar="D")] = None
+    """Face detector that goes before the landmark models: a bundled name or an ONNX file; by
+    default what `facemark detect` takes for the first backend."""
 
     repeat: Annotated[int, _arg(metavar="N")] = REPEAT
     """Runs of each configuration that count."""
@@ -128,9 +129,10 @@ class Bench:
         runtime = options_from_environment()
         frames = open_frames(self.image)
         models = self.models or bundled_models("landmarks")
+        detector = self.detector or default_detector(self.backend[0])
         wanted = combine(models, self.backend, self.threads or (None,), self.batch)
         subjects, left_out = load(
-            wanted, self.detector, frames, lambda each: show_progress(each, "loading")
+            wanted, detector, frames, lambda each: show_progress(each, "loading")
         )
         if not subjects:
             raise FacemarkError(f"nothing can be measured: {_said(left_out[0])}")
@@ -142,15 +144,15 @@ class Bench:
                 subject.resolved,
                 subject.precision,
                 {name: summarise([run[name] for run in runs]) for name in subject.stages},
-                peak_memory_alone(subject.configuration, self.detector, frames),
+                peak_memory_alone(subject.configuration, detector, frames),
             )
             for subject, runs in zip(each_alone, times, strict=True)
         ]
         looked = next((each for each in subjects if each.landmarks), subjects[0])
         seen = list(zip(frames, looked.faces, strict=True))
         machine = describe_machine()
-        _show(results, seen, protocol, self.detector, machine, left_out)
-        return record(machine, runtime, seen, protocol, self.detector, results, left_out)
+        _show(results, seen, protocol, detector, machine, left_out)
+        return record(machine, runtime, seen, protocol, detector, results, left_out)
 
     def _compare(self, old: Path, new: Path) -> dict[str, Any]:
         content = compare(read_record(old), read_record(new))

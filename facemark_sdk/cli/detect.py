@@ -14,7 +14,6 @@ import numpy as np
 import tyro
 
 from facemark_sdk.cli.console import UsageError, complain, write_whole
-from facemark_sdk.detect.face_detector import DEFAULT_DETECTOR
 from facemark_sdk.detector import Detector
 from facemark_sdk.draw import draw
 from facemark_sdk.errors import FacemarkError
@@ -42,8 +41,8 @@ class Detect:
     """Landmark model: a bundled name (see `facemark models`), an ONNX file or an engine; by default
     pipnet_lite0_68_int8 on CPUs made for int8 (VNNI, AMX, ARM), else pipnet_lite0_68."""
 
-    detector: Annotated[str, _arg(metavar="D")] = DEFAULT_DETECTOR
-    """Face detector: a bundled name or an ONNX file."""
+    detector: Annotated[str | None, _arg(metavar="D")] = None
+    """Face detector, likewise; by default retinaface_mnet025_int8 or retinaface_mnet025."""
 
     backend: Annotated[str, _arg(metavar="B")] = "auto"
     """What the networks run on: auto, cpu, cuda or tensorrt."""

@@ -17,7 +17,7 @@ from rich.progress import track
 from rich.table import Table
 
 from facemark_sdk.cli.console import UsageError, write_whole
-from facemark_sdk.detect.face_detector import DEFAULT_DETECTOR, FaceDetector
+from facemark_sdk.detect.face_detector import FaceDetector
 from facemark_sdk.errors import FacemarkError
 from facemark_sdk.evaluation import (
     AnnotatedFace,
@@ -46,7 +46,7 @@ from facemark_sdk.evaluation.report import (
 from facemark_sdk.landmark_model import LandmarkModel
 from facemark_sdk.layouts import Layout, get_layout
 from facemark_sdk.metrics import Normaliser
-from facemark_sdk.models import resolve_model
+from facemark_sdk.models import DEFAULT_DETECTOR, resolve_model
 from facemark_sdk.robustness import Protocol
 
 _arg = tyro.conf.arg
@@ -80,7 +80,8 @@ class Eval:
     model's and the annotated ones are mapped. Sets of several layouts then go together."""
 
     detector: Annotated[str, _arg(metavar="D")] = DEFAULT_DETECTOR
-    """Face detector: a bundled name or an ONNX file."""
+    """Face detector: a bundled name or an ONNX file; by default one for all CPUs, so that figures
+    of one can be compared with those of another."""
 
     norm: Normaliser = "inter-ocular"
     """What errors are divided by: the distance of the outer eye corners or of the eyes' centres, a

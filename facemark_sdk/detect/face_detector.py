@@ -14,10 +14,8 @@ from facemark_sdk.backends import RuntimeOptions
 from facemark_sdk.detect import insightface, quick, retinaface
 from facemark_sdk.errors import FacemarkError, ModelError
 from facemark_sdk.image import Image, ImageLike, load_image
-from facemark_sdk.models import ModelName, check_outputs, open_model
+from facemark_sdk.models import ModelName, check_outputs, default_detector, open_model
 from facemark_sdk.spec import ModelSpec
-
-DEFAULT_DETECTOR = "retinaface_mnet025"
 
 MAX_DET_SIZE = 8192
 """Pixels: beyond, a canvas and its features fill the memory."""
@@ -152,7 +150,7 @@ class FaceDetector:
 
     def __init__(
         self,
-        name_or_path: ModelName = DEFAULT_DETECTOR,
+        name_or_path: ModelName | None = None,
         *,
         backend: str = "auto",
         threads: int | None = None,
@@ -164,7 +162,8 @@ class FaceDetector:
 
         Args:
             name_or_path: A bundled model's name (`list_models`), the path of an ONNX file or of an
-                engine.
+                engine; None takes the bundled one for the backend, int8 on CPUs made for it
+                (`models.default_detector`).
             backend: ``auto``, ``cpu``, ``cuda``, ``tensorrt``.
             threads: CPU threads; None leaves it to the runtime.
             score_threshold: Faces that score less are left out; None takes the model's own.
@@ -180,7 +179,11 @@ class FaceDetector:
             BackendError: The runtime is not installed or does not start.
         """
         self._backend, self.spec = open_model(
-            name_or_path, task="detection", backend=backend, threads=threads, options=options
+            default_detector(backend) if name_or_path is None else name_or_path,
+            task="detection",
+            backend=backend,
+            threads=threads,
+            options=options,
         )
         params = self.spec.decoder_params
         if self.spec.decoder not in DECODERS:

@@ -30,6 +30,7 @@ from facemark_sdk.errors import DataError, FacemarkError, ModelError
 from facemark_sdk.files import replace_file
 from facemark_sdk.image import load_image
 from facemark_sdk.layouts import get_layout
+from facemark_sdk.models import DEFAULT_DETECTOR
 from facemark_sdk.spec import CropRule, ModelSpec
 
 FITTED_FACES = 200
@@ -91,7 +92,7 @@ def fitted_rule(faces: Sequence[AnnotatedFace], growth: float) -> CropRule:
     """
     step = max(1, len(faces) // FITTED_FACES)
     try:
-        return fit_crop_rule(FaceDetector(), faces[::step], growth).rule
+        return fit_crop_rule(FaceDetector(DEFAULT_DETECTOR), faces[::step], growth).rule
     except (DataError, ModelError) as error:
         raise type(error)(f"{error}; state --box-growth, how boxes grow to the crop") from None
 
