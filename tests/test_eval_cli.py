@@ -199,7 +199,7 @@ def test_sets_of_several_layouts_in_their_points_in_common(
 @pytest.fixture(scope="module")
 def example(photo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The example photo, its truth what the bundled models see, 2 % of the eyes' distance off."""
-    (face,) = Detector("pipnet_lite0_68", backend="cpu")(photo)
+    (face,) = Detector("pipnet_lite0_68", "retinaface_mnet025", backend="cpu")(photo)
     eyes = np.linalg.norm(face.landmarks[36] - face.landmarks[45])
     truth = face.landmarks + np.float32([0.02 * eyes, 0])
     folder = tmp_path_factory.mktemp("example")
