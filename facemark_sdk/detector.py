@@ -120,6 +120,8 @@ class Detector:
 
 def largest_first(detections: Detections, count: int | None = None) -> Detections:
     """The `count` largest boxes, or all, by falling area; equal areas keep their order."""
+    if len(detections) < 2:
+        return detections
     sides = detections.boxes[:, 2:] - detections.boxes[:, :2]
     order = np.argsort(-sides.prod(axis=1), kind="stable")[:count]
     return Detections(detections.boxes[order], detections.scores[order], detections.kps[order])

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -29,6 +32,7 @@ from facemark_export.quantise_amx import choose_for_amx, storable, stored_for_am
 from facemark_export.quantise_file import quantise_file
 from facemark_export.source import Choices
 from facemark_sdk.backends import create_backend
+from facemark_sdk.backends.cpus import has_amx_int8
 from facemark_sdk.decode.pip import OUTPUT_NAMES
 from facemark_sdk.errors import BackendError, ModelError
 from facemark_sdk.models import resolve_model
@@ -268,3 +272,12 @@ def test_amx_without_int8_for_cpus_is_wrong_use(tmp_path, monkeypatch, capsys, o
     status, said = command(monkeypatch, capsys, *options, "-o", out, "--amx")
     assert status == 2
     assert "--amx is for --precision int8" in said
+
+
+@pytest.mark.skipif(not has_amx_int8(), reason="the CPU has no AMX")
+def test_a_module_runs_without_amx():
+    asked = "assert __import__('ctypes').CDLL(None).syscall(158, 0x1023, 18)"
+    script = Path(__file__).parents[1] / "benchmarks" / "without_amx.py"
+    once = ("timeit", "-n", "1", "-r", "1", asked)
+    assert subprocess.run([sys.executable, script, *once], check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-m", *once], check=False).returncode != 0

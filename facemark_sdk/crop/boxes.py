@@ -31,10 +31,11 @@ def check_boxes(boxes: ArrayLike) -> NDArray[np.float64]:
         raise FacemarkError(
             f"boxes must be finite pixels of an image, at most {_FARTHEST:.0e} from its corner"
         )
-    empty = np.flatnonzero((checked[:, 2:] <= checked[:, :2]).any(axis=1))
-    if empty.size:
+    wide = checked[:, 2:] > checked[:, :2]
+    if not wide.all():
+        first = int(wide.all(axis=1).argmin())
         raise FacemarkError(
             f"boxes must be x1 y1 x2 y2 with x2 > x1 and y2 > y1, "
-            f"got {checked[empty[0]].tolist()} as box {empty[0]}"
+            f"got {checked[first].tolist()} as box {first}"
         )
     return checked
