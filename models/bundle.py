@@ -59,7 +59,8 @@ def main(detector_run: Path, landmark_run: Path, data: Path, threads: int = 2) -
     ).bundle("--crop-detector", DETECTOR, "--crop-data", *folders)
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "speed.json"
-        run("examples/benchmark.py", "--threads", str(threads), "--json", str(report))
+        both = ("--model", LANDMARKS, "--detector", DETECTOR)
+        run("examples/benchmark.py", *both, "--threads", str(threads), "--json", str(report))
         speed = json.loads(report.read_text())
     write_card(DETECTOR, detector_run, speed)
     write_card(LANDMARKS, landmark_run, speed)
