@@ -202,3 +202,11 @@ def test_no_boxes() -> None:
     affines = crop_affines(TIGHT, [], SIZE)
     assert affines.shape == (0, 2, 3)
     assert warp_crops(gradient(50, 50), affines, SIZE).shape == (0, SIZE, SIZE, 3)
+
+
+def test_a_matrix_without_a_place_gives_a_black_crop() -> None:
+    image = np.full((50, 60, 3), 200, np.uint8)
+    affines = np.tile(np.eye(2, 3), (2, 1, 1))
+    affines[0, 0, 2] = np.nan
+    affines[1, 1, 1] = np.inf
+    assert not warp_crops(image, affines, 16).any()

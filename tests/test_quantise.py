@@ -226,6 +226,15 @@ def test_a_channel_of_next_to_no_weight_keeps_its_bias(faces):
     assert relative(found, run(model, faces)) < 0.02
 
 
+def test_a_layer_behind_one_that_is_always_0_keeps_its_bias(faces):
+    model = network()
+    held = {tensor.name: tensor for tensor in model.graph.initializer}
+    low = np.full(16, -100, np.float32)
+    held["second.bias"].CopyFrom(numpy_helper.from_array(low, "second.bias"))
+    quantiser = Quantiser(model, PLAIN, [faces])
+    assert relative(run(quantiser.model(quantiser.layers), faces), run(model, faces)) < 0.05
+
+
 @pytest.mark.parametrize(
     ("pixels", "one_grey", "apart"),
     [(PLAIN, True, 0), (PLAIN, False, 0), (IMAGENET, False, 0.5), (IMAGENET, True, 10.5)],

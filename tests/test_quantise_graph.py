@@ -10,10 +10,13 @@ import onnx
 import onnxruntime as ort
 import pytest
 from conftest import detector_spec
+from foreign_models import save_detector
 from onnx import TensorProto, helper, numpy_helper
 
 from facemark_export import quantise
 from facemark_export.constant_shapes import constant_shapes
+from facemark_export.foreign import import_onnx
+from facemark_export.onnx_file import load
 from facemark_export.quantise import Quantiser
 from facemark_export.quantise_equalise import equalise
 from facemark_export.quantise_pairs import pair_pixels
@@ -134,16 +137,33 @@ def test_a_network_of_one_size_is_left_alone():
     assert constant_shapes(model, fixed) is model
 
 
-def test_a_resize_that_is_no_whole_factor_keeps_its_size():
+def resize_of(model):
+    return next(node for node in model.graph.node if node.op_type == "Resize")
+
+
+def test_a_resize_by_another_rule_keeps_its_size():
     model = network()
-    resize = next(node for node in model.graph.node if node.op_type == "Resize")
-    for setting in resize.attribute:
+    for setting in resize_of(model).attribute:
         if setting.name == "coordinate_transformation_mode":
             setting.s = b"half_pixel"
-    assert (
-        len(next(n for n in constant_shapes(model, SPEC).graph.node if n.op_type == "Resize").input)
-        == 4
-    )
+    assert len(resize_of(constant_shapes(model, SPEC)).input) == 4
+
+
+def test_a_resize_that_leaves_its_mode_to_the_default_is_a_nearest_one():
+    model = network()
+    kept = [a for a in resize_of(model).attribute if a.name != "mode"]
+    del resize_of(model).attribute[:]
+    resize_of(model).attribute.extend(kept)
+    changed = constant_shapes(model, SPEC)
+    assert len(resize_of(changed).input) == 3
+    assert np.array_equal(run(changed, canvas((2, 96, 32))), run(model, canvas((2, 96, 32))))
+
+
+def test_another_projects_detector_which_states_no_stride_is_left_alone(tmp_path):
+    source = save_detector(tmp_path / "det.onnx", 9, batch="N")
+    import_onnx(source, tmp_path / "ours.onnx", notice=lambda text: None)
+    model, spec = load(tmp_path / "ours.onnx")
+    assert constant_shapes(model, spec) is model
 
 
 # --- pairs
@@ -175,6 +195,21 @@ def test_widths_that_leave_pixels_over_are_not_paired(step):
     assert pair_pixels(prepared, step) is None
 
 
+def test_layers_that_share_a_bias_with_others_are_not_paired():
+    model = prepare(constant_shapes(network(), SPEC), SPEC.input).model
+    other = next(node for node in model.graph.node if node.name == "depthwise")
+    first = next(node for node in model.graph.node if node.name == "first")
+    other.input[2] = first.input[2]
+    assert pair_pixels(model, STEP) is None
+
+
+@pytest.mark.parametrize("name", ["a", "b", "d"])
+def test_what_is_shown_is_not_paired(name):
+    model = prepare(constant_shapes(network(), SPEC), SPEC.input).model
+    model.graph.output.append(onnx.ValueInfoProto(name=name))
+    assert pair_pixels(model, STEP) is None
+
+
 def test_a_first_layer_in_float_gets_its_pixels_in_one_step():
     quantiser, model = made()
     written = quantiser.model(quantiser.layers[1:])
@@ -198,6 +233,44 @@ def test_integers_are_upsampled_by_copies(monkeypatch):
     assert kinds(written)["Expand"] == 1
     for shape in CANVASES:
         assert np.array_equal(run(written, canvas(shape)), run(before, canvas(shape)))
+
+
+def scales_of(model):
+    """The scale of each activation's integers, by the float tensor they stand for."""
+    held = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    return {
+        node.input[0]: held[node.input[1]].item()
+        for node in model.graph.node
+        if node.op_type == "QuantizeLinear"
+    }
+
+
+def test_what_is_joined_and_cut_at_0_has_one_scale():
+    quantiser, _ = made()
+    scales = scales_of(quantiser.model(quantiser.layers))
+    assert scales["sum"] == scales["cut"]
+    assert scales["f"] != scales["cut"]  # others read it, too
+
+
+def test_what_is_joined_but_shown_as_well_is_not_cut():
+    model = constant_shapes(network(), SPEC)
+    model.graph.output.insert(0, onnx.ValueInfoProto(name="sum"))
+    image = canvas((1, 64, 96))
+    quantiser = Quantiser(model, SPEC.input, [image], step=STEP)
+    ours, theirs = run(quantiser.model(quantiser.layers), image), run(model, image)
+    assert theirs.min() < 0
+    assert ours.min() == pytest.approx(theirs.min(), rel=0.2)
+
+
+def test_ranges_can_leave_out_the_batches_that_reach_farthest():
+    calm = [canvas((1, 64, 96), seed) // 8 + 100 for seed in range(10)]
+    wild = canvas((1, 64, 96), 10)
+    quantiser = Quantiser(constant_shapes(network(), SPEC), SPEC.input, [*calm, wild], step=STEP)
+    scales = [scales_of(quantiser.model(quantiser.layers))["f"]]
+    for share in (0.9, 1.0):
+        quantiser.take_ranges(share)
+        scales.append(scales_of(quantiser.model(quantiser.layers))["f"])
+    assert scales[0] == scales[2] > 2 * scales[1]
 
 
 def test_upsampling_between_two_scales_is_left_alone():
@@ -241,6 +314,6 @@ def test_equal_channels_before_a_depthwise_layer_change_nothing_but_the_reach():
     for shape in CANVASES:
         ours, theirs = run(model, canvas(shape)), run(before, canvas(shape))
         np.testing.assert_allclose(ours, theirs, atol=1e-4 * np.abs(theirs).max())
-    model.graph.output.insert(0, onnx.ValueInfoProto(name=first.output[0]))
+    model.graph.output.insert(0, onnx.ValueInfoProto(name=depthwise.input[0]))
     reach = np.abs(run(model, canvas((1, 64, 96)))).max(axis=(0, 2, 3))
     np.testing.assert_allclose(reach, reach.max(), rtol=1e-4)

@@ -19,6 +19,7 @@ from facemark_export.source import Choices
 from facemark_sdk import FaceDetector, load_image
 from facemark_sdk.bench import BUNDLED_FRAME
 from facemark_sdk.image import Image
+from facemark_sdk.models import DEFAULT_DETECTOR
 
 SEED = 5
 GRIDS = (2, 3)
@@ -75,7 +76,7 @@ def prepare(folder: Path) -> Prepared:
         for width, height in YUNET_SIZES
     }
     image = load_image(BUNDLED_FRAME)
-    box = FaceDetector(backend="cpu")(image).boxes[0]
+    box = FaceDetector(DEFAULT_DETECTOR, backend="cpu")(image).boxes[0]
     grids, crowd = [folder / f"grid{side}.png" for side in GRIDS], folder / "crowd.png"
     for grid, side in zip(grids, GRIDS, strict=True):
         cv2.imwrite(str(grid), _grid(image, side))

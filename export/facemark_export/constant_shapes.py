@@ -32,13 +32,15 @@ def constant_shapes(model: onnx.ModelProto, spec: ModelSpec) -> onnx.ModelProto:
         spec: Says what H and W are multiples of, where they are free.
 
     Returns:
-        A slimmed copy, which computes the same; the model itself where there is nothing to do.
+        A slimmed copy, which computes the same; the model itself where there is nothing to do, or
+        where the spec has no ``stride``, of which sides are multiples.
     """
     asking = [node for node in model.graph.node if _asks(node, model)]
-    if spec.input.width or not asking:
+    stride = spec.decoder_params.get("stride")  # what other projects' files do not state
+    if spec.input.width or stride is None or not asking:
         return model
     names = list(dict.fromkeys(name for n in asking for name in (n.input[0], n.output[0])))
-    found = _shapes(model, names, int(spec.decoder_params["stride"]))
+    found = _shapes(model, names, int(stride))
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
     for node in changed.graph.node:
@@ -113,6 +115,7 @@ def _resize(graph: onnx.GraphProto, node: onnx.NodeProto, taken: Shapes, given: 
     node.attribute.extend(
         helper.make_attribute(name, settings[name])
         for name in ("coordinate_transformation_mode", "mode", "nearest_mode")
+        if name in settings
     )
 
 

@@ -215,7 +215,7 @@ def _runs(model: onnx.ModelProto, samples: Measured) -> list[Pixels]:
 
 def _batches(model: onnx.ModelProto, samples: Measured, size: int) -> Iterator[Pixels]:
     """All images as a network takes them: so many at a time, or those of its fixed batch."""
-    fixed = _fixed_batch(model)
+    fixed = fixed_batch(model)
     batches = samples.batches(fixed or size, rest=fixed is None)
     first = next(batches, None)
     if first is None:
@@ -227,7 +227,7 @@ def _batches(model: onnx.ModelProto, samples: Measured, size: int) -> Iterator[P
     yield from batches
 
 
-def _fixed_batch(model: onnx.ModelProto) -> int | None:
+def fixed_batch(model: onnx.ModelProto) -> int | None:
     """Images that a network takes at once; None for any number."""
     (image,) = (entry for entry in model.graph.input if entry.name == "image")
     batch = image.type.tensor_type.shape.dim[0]

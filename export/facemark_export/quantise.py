@@ -78,7 +78,8 @@ class Quantiser:
         self.layers = self._prepared.layers
         equalise(self._prepared.model, calibration)
         self._extremes = _extremes(self._prepared.model, calibration)
-        _hold_biases(self._prepared.model.graph, self._extremes)
+        if not symmetric:  # else biases stay float
+            _hold_biases(self._prepared.model.graph, self._extremes)
         self._model = save_and_reload_model_with_shape_infer(self._prepared.model)
         grey = self._prepared.grey
         self._grey = None if grey is None or symmetric else int(grey[0])
@@ -191,8 +192,10 @@ def _hold_biases(
         weights, bias = (numpy_helper.to_array(held[name]).copy() for name in node.input[1:])
         lows, highs = extremes[node.input[0]]
         step = (max(highs.max(), 0) - min(lows.min(), 0)) / 255
+        if not step >= np.finfo(np.float32).tiny:  # always 0: ONNX Runtime takes a step of 1
+            continue
         rows = weights.reshape(len(weights), -1)
-        least = 127 * np.abs(bias) / (max(step, np.finfo(np.float32).tiny) * _MOST_BIAS)
+        least = 127 * np.abs(bias) / (step * _MOST_BIAS)
         weak = np.abs(rows).max(axis=1) < least
         if weak.any():
             rows[weak, 0] = least[weak]
@@ -210,11 +213,16 @@ def _share_ranges(
     for node in graph.node:
         for name in node.input:
             users.setdefault(name, []).append(node)
+    shown = {entry.name for entry in graph.output}
     for join in graph.node:
         after = users.get(join.output[0], [])
-        if join.op_type == "Concat" and [node.op_type for node in after] == ["Relu"]:
+        if (
+            join.op_type == "Concat"
+            and [node.op_type for node in after] == ["Relu"]
+            and join.output[0] not in shown
+        ):
             left = ranges[after[0].output[0]]
-            parts = [name for name in join.input if len(users[name]) == 1]
+            parts = [n for n in join.input if len(users[n]) == 1 and n not in shown]
             ranges.update(dict.fromkeys((*parts, join.output[0]), left))
 
 

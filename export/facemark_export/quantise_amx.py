@@ -76,7 +76,7 @@ def choose_for_amx(
 
     Args:
         model: As `Quantiser` makes it; unchanged.
-        images: (N, H, W, 3) uint8, what it is timed on.
+        images: (N, H, W, 3) uint8, what it is timed on; a detector's full look.
         progress: Told what is being done.
 
     Returns:
@@ -90,7 +90,9 @@ def choose_for_amx(
         onnx.save(model, files[0])
         onnx.save(stored_for_amx(model, names), files[1])
         plain, amx = operator_times(files, images)
-        times = tuple((name, plain[name], amx[name]) for name in names if name in plain)
+        times = tuple(
+            (name, plain[name], amx[name]) for name in names if name in plain and name in amx
+        )
         taken = tuple(name for name, was, now in times if now <= (1 - LEAST_SAVING) * was)
         if not taken:
             return model, AmxChoice(times, (), ())

@@ -86,10 +86,10 @@ def _places(graph: onnx.GraphProto, constants: set[str]) -> Iterator[_Between]:
 def _reaches(
     model: onnx.ModelProto, places: Sequence[_Between], images: Sequence[NDArray[np.uint8]]
 ) -> list[NDArray[np.float32]]:
-    """For each place the largest value of each channel (C,) before the activation."""
+    """For each place the largest value of each channel (C,) that the depthwise layer takes."""
     asked = onnx.ModelProto()
     asked.CopyFrom(model)
-    names = [place.before.output[0] for place in places]
+    names = [place.depthwise.input[0] for place in places]
     asked.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     session = ort.InferenceSession(asked.SerializeToString(), providers=["CPUExecutionProvider"])
     found = [

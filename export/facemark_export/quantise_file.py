@@ -11,17 +11,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import onnx
+import onnx.version_converter
 
 from facemark_export.decoder_inside import check_decode, put_decoder_inside
 from facemark_export.narrow_heads import check_neck
-from facemark_export.onnx_file import load, save
+from facemark_export.onnx_file import IR_VERSION, OPSET, load, save
 from facemark_export.parity import ParityError
-from facemark_export.precision import Ladder, to_int8
+from facemark_export.precision import Ladder, fixed_batch, to_int8
 from facemark_export.precision_data import read_samples
 from facemark_export.quantise_amx import require_amx
 from facemark_export.samples import structured_batches
 from facemark_sdk import __version__
-from facemark_sdk.errors import CheckpointError
+from facemark_sdk.errors import CheckpointError, ModelError
 from facemark_sdk.files import replace_file
 from facemark_sdk.spec import ModelSpec
 
@@ -74,6 +75,8 @@ def quantise_file(
         raise CheckpointError(f"{out} is the source itself; choose another file to write")
     check_neck(neck, spec)
     check_decode(decode, spec)
+    if decode == "graph":
+        model = _like_ours(model, source)
     if amx:
         require_amx()
     progress("reading the photos")
@@ -113,6 +116,30 @@ def quantise_file(
     text = json.dumps(record, indent=2) + "\n"
     replace_file(out.with_name(f"{out.name}.report.json"), lambda t: t.write_text(text))
     return ladder
+
+
+def _like_ours(model: onnx.ModelProto, source: Path) -> onnx.ModelProto:
+    """A network in the opset and IR version that a decoder behind it has.
+
+    Raises:
+        ModelError: It takes so many images at once only, or cannot be converted.
+    """
+    if fixed_batch(model) is not None:
+        raise ModelError(
+            f"{source} takes {fixed_batch(model)} image(s) at once only, for which there is no "
+            "--decode graph; leave it out"
+        )
+    opset = max(entry.version for entry in model.opset_import if not entry.domain)
+    if opset < OPSET:
+        try:
+            model = onnx.version_converter.convert_version(model, OPSET)
+        except (RuntimeError, ValueError) as error:
+            raise ModelError(
+                f"{source} has opset {opset}, --decode graph needs {OPSET}, and it cannot be "
+                f"converted: {error}; leave --decode graph out"
+            ) from None
+    model.ir_version = IR_VERSION
+    return model
 
 
 def _read(source: Path) -> tuple[onnx.ModelProto, ModelSpec]:

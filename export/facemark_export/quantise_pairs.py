@@ -8,6 +8,7 @@ moved; a kernel over pairs has the old weights in the places that it shall see, 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -59,23 +60,29 @@ def pair_pixels(model: onnx.ModelProto, step: int) -> Paired | None:
     paired.CopyFrom(model)
     graph = paired.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
+    uses = Counter(name for node in graph.node for name in node.input)
+    shown = {entry.name for entry in graph.output}
     last, channels, pixels, layers = FLOATS, 3, 2 * PAIR, list[str]()
     if step % pixels:
         return None
     while True:
         users = [node for node in graph.node if last in node.input]
         node = users[0] if len(users) == 1 else None
+        if last in shown:
+            return None
         if node is not None and layers and node.op_type in _ACTIVATIONS:
             last = node.output[0]
             continue
         stride = 1 if layers else 2
         if node is None or channels >= WIDE or not _fits(node, constants, stride):
             break
+        if any(uses[name] > 1 for name in node.input[1:] if name):
+            break  # another layer has the same weights or bias
         weights = numpy_helper.to_array(constants[node.input[1]])
         _pair_up(node, constants, pixels, stride)
         last, channels, pixels = node.output[0], len(weights), PAIR
         layers.append(node.name)
-    if not layers or last in {entry.name for entry in graph.output}:
+    if not layers:
         return None
     constants |= {
         name: numpy_helper.from_array(value, name)

@@ -20,8 +20,9 @@ def copy_pixels(graph: onnx.GraphProto) -> None:
     """
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     makers = {name: node for node in graph.node for name in node.output}
+    shown = {entry.name for entry in graph.output}
     for node in list(graph.node):
-        if node.op_type != "Resize":
+        if node.op_type != "Resize" or node.output[0] in shown:
             continue
         before = makers.get(node.input[0])
         after = [other for other in graph.node if node.output[0] in other.input]

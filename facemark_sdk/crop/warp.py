@@ -120,6 +120,8 @@ def _reach(a: float, b: float, start: float, size: int, extent: int) -> tuple[in
     margin = _MARGIN * max(1.0, abs(a) + abs(b))
     low = start + (min(a, 0.0) + min(b, 0.0)) * (size - 1) - margin
     high = start + (max(a, 0.0) + max(b, 0.0)) * (size - 1) + margin
+    if not math.isfinite(low + high):
+        return 0, 0
     return min(max(math.floor(low), 0), extent), min(max(math.ceil(high) + 1, 0), extent)
 
 
