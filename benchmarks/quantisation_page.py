@@ -134,8 +134,24 @@ def _hih_words(figures: Mapping[str, Any]) -> str:
 - *Decimal maps.* Places in the cell are rounded, and one that is rounded to the cell after the last
   is lost (COMPAT 3.3): {decimals("round")} against 0.420 / 0.182 / 0.091. Equation 2's
   signs are those of floor, which gives {decimals("floor")}. The 4 x 4 map stays 4 % off and
-  the 16 x 16 map 6 %; no convention that we tried gives all three.
+  the 16 x 16 map 6 %, as the paper's three are not of one rule: {_lossless(wflw98)}
 - COFW's 0.864 has no row: its shapes are not at hand."""
+
+
+def _lossless(nearest: float) -> str:
+    """What decimal maps would leave without a loss at the cell's end, beside the paper's.
+
+    Args:
+        nearest: What the nearest cell leaves, in %, in the paper's crop.
+    """
+    ours = {inner: nearest / inner for inner in (4, 8, 16)}
+    four, eight, sixteen = (PAPER["wflw98", inner] / left for inner, left in ours.items())
+    lossless = " / ".join(f"{left:.3f}" for left in ours.values())
+    return f"""its 8 x 8 figure is twice
+  its 16 x 16 figure, as where rounding loses nothing, which would give the nearest cell's by 4, 8
+  and 16, {lossless}. They are {eight:.2f} and {sixteen:.2f} times that, so presumably of a
+  larger crop than the 1.285 is; but its 4 x 4 figure is {four:.2f} times, as if places were lost at
+  the end of the cell, of which a small map has more."""
 
 
 def _find(
