@@ -314,6 +314,6 @@ def test_equal_channels_before_a_depthwise_layer_change_nothing_but_the_reach():
     for shape in CANVASES:
         ours, theirs = run(model, canvas(shape)), run(before, canvas(shape))
         np.testing.assert_allclose(ours, theirs, atol=1e-4 * np.abs(theirs).max())
-    model.graph.output.insert(0, onnx.ValueInfoProto(name=depthwise.input[0]))
+    model.graph.output.insert(0, onnx.ValueInfoProto(name=first.output[0]))
     reach = np.abs(run(model, canvas((1, 64, 96)))).max(axis=(0, 2, 3))
     np.testing.assert_allclose(reach, reach.max(), rtol=1e-4)

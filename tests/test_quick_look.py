@@ -55,7 +55,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[FaceDetector, 
     """The bundled detector with its backend watched."""
 
     def make(**options: Any) -> tuple[FaceDetector, Watched]:
-        detector = FaceDetector(backend="cpu", threads=1, **options)
+        detector = FaceDetector("retinaface_mnet025", backend="cpu", threads=1, **options)
         return detector, Watched(detector, monkeypatch)
 
     return make

@@ -86,10 +86,14 @@ def _places(graph: onnx.GraphProto, constants: set[str]) -> Iterator[_Between]:
 def _reaches(
     model: onnx.ModelProto, places: Sequence[_Between], images: Sequence[NDArray[np.uint8]]
 ) -> list[NDArray[np.float32]]:
-    """For each place the largest value of each channel (C,) that the depthwise layer takes."""
+    """For each place the largest value of each channel (C,) that the activation is given.
+
+    With what it gives, which the depthwise layer takes, retinaface_mnet025 in int8 moved by 4.0 %
+    on the search's photos, in the place of 3.1 %.
+    """
     asked = onnx.ModelProto()
     asked.CopyFrom(model)
-    names = [place.depthwise.input[0] for place in places]
+    names = [place.before.output[0] for place in places]
     asked.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     session = ort.InferenceSession(asked.SerializeToString(), providers=["CPUExecutionProvider"])
     found = [
