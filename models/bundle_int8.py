@@ -63,8 +63,8 @@ def make(name: str, photos: list[str], measuring: tuple[str, ...], out: Path) ->
     """One model: quantise, measure, state what was measured, card."""
     source, folder = BUNDLE / name / "model.onnx", out / f"{name}{SUFFIX}"
     path = folder / "model.onnx"
-    options = ("--precision", "int8", *own_options(name), "--calibration", *photos)
-    options = ("--name", folder.name, *options)
+    made = ("--precision", "int8", *own_options(name))
+    options = ("--name", folder.name, *made, "--calibration", *photos)
     run("-m", "facemark_export.cli", "--onnx", str(source), "-o", str(path), *options)
     making = Making(folder.name, source, (), measuring)
     spec, figures = spec_of(path), making.measure(path)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from facemark_export.narrow_fit import SCORES, Heads, even, start, teach
+from facemark_export.nodes import makers_of
 from facemark_sdk.errors import ModelError
 from facemark_sdk.spec import ModelSpec
 
@@ -76,7 +77,7 @@ def check_neck(channels: int | None, spec: ModelSpec) -> None:
 def _head_nodes(model: onnx.ModelProto) -> list[NodeProto]:
     """The convolutions that make the outputs, in their order."""
     constants = {entry.name: entry for entry in model.graph.initializer}
-    makers = {name: node for node in model.graph.node for name in node.output}
+    makers = makers_of(model.graph)
     nodes = [makers[entry.name] for entry in model.graph.output]
     pointwise = all(
         node.op_type == "Conv"

@@ -25,6 +25,7 @@ from onnxruntime.quantization.calibrate import (
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.quant_utils import save_and_reload_model_with_shape_infer
 
+from facemark_export.nodes import groups_of, makers_of, readers_of
 from facemark_export.quantise_equalise import equalise
 from facemark_export.quantise_pairs import pair_pixels
 from facemark_export.quantise_pixels import FLOATS, PLANES
@@ -209,20 +210,17 @@ def _share_ranges(
 
     The smaller parts lose steps by that, but none are spent on what is cut.
     """
-    users: dict[str, list[onnx.NodeProto]] = {}
-    for node in graph.node:
-        for name in node.input:
-            users.setdefault(name, []).append(node)
+    readers = readers_of(graph)
     shown = {entry.name for entry in graph.output}
     for join in graph.node:
-        after = users.get(join.output[0], [])
+        after = readers[join.output[0]]
         if (
             join.op_type == "Concat"
             and [node.op_type for node in after] == ["Relu"]
             and join.output[0] not in shown
         ):
             left = ranges[after[0].output[0]]
-            parts = [n for n in join.input if len(users[n]) == 1 and n not in shown]
+            parts = [n for n in join.input if len(readers[n]) == 1 and n not in shown]
             ranges.update(dict.fromkeys((*parts, join.output[0]), left))
 
 
@@ -253,7 +251,7 @@ def _keep_float(graph: onnx.GraphProto) -> None:
     WeightBiasQuantization), unless the layer's input is dequantised by a scale a channel.
     """
     constants = {tensor.name: tensor for tensor in graph.initializer}
-    makers = {name: node for node in graph.node for name in node.output}
+    makers = makers_of(graph)
     added: dict[str, onnx.NodeProto] = {}
     for node in list(graph.node):
         maker = makers.get(node.input[0]) if node.input else None
@@ -297,7 +295,7 @@ def drop_unused(graph: onnx.GraphProto) -> None:
 def _channels(node: onnx.NodeProto, weights: onnx.TensorProto) -> int:
     """Channels of a layer's input."""
     if node.op_type == "Conv":
-        groups = next((a.i for a in node.attribute if a.name == "group"), 1)
+        groups = groups_of(node)
         return int(weights.dims[1]) * groups
     swapped = any(a.name == "transB" and a.i for a in node.attribute)
     return int(weights.dims[1 if swapped else 0])

@@ -18,6 +18,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, numpy_helper
 
+from facemark_export.nodes import groups_of, makers_of
 from facemark_export.precision_speed import milliseconds, operator_times
 from facemark_export.quantise import Pixels, drop_unused
 from facemark_export.quantise_search import FASTER, Progress
@@ -113,12 +114,12 @@ def storable(model: onnx.ModelProto) -> tuple[str, ...]:
     These are not grouped; their weights are constant int8 from a zero point of 0, none of them
     -128, which could not be one lower.
     """
-    constants, makers = _constants(model.graph), _makers(model.graph)
+    constants, makers = _constants(model.graph), makers_of(model.graph)
     return tuple(
         node.name
         for node in model.graph.node
         if node.op_type == "Conv"
-        and _groups(node) == 1
+        and groups_of(node) == 1
         and _can_be_lower(makers.get(node.input[1]), constants)
     )
 
@@ -139,7 +140,7 @@ def stored_for_amx(model: onnx.ModelProto, names: Collection[str]) -> onnx.Model
     stored = onnx.ModelProto()
     stored.CopyFrom(model)
     graph = stored.graph
-    constants, makers = _constants(graph), _makers(graph)
+    constants, makers = _constants(graph), makers_of(graph)
     for node in list(graph.node):
         if node.name not in names:
             continue
@@ -184,13 +185,5 @@ def _can_be_lower(back: NodeProto | None, constants: dict[str, TensorProto]) -> 
     )
 
 
-def _groups(node: NodeProto) -> int:
-    return next((int(a.i) for a in node.attribute if a.name == "group"), 1)
-
-
 def _constants(graph: onnx.GraphProto) -> dict[str, TensorProto]:
     return {tensor.name: tensor for tensor in graph.initializer}
-
-
-def _makers(graph: onnx.GraphProto) -> dict[str, NodeProto]:
-    return {name: node for node in graph.node for name in node.output}

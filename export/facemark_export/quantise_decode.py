@@ -6,11 +6,12 @@ them as bytes gives the same numbers: one scale for all keeps the order of a map
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Collection, Iterator
 
 import onnx
 from onnx import helper, numpy_helper
+
+from facemark_export.nodes import readers_of
 
 _MOVING = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "GatherElements")
 """Operators that give values of their first input as they are."""
@@ -32,16 +33,15 @@ def dequantise_late(model: onnx.ModelProto, maps: Collection[str]) -> None:
     """
     graph = model.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
-    readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
-    for node in graph.node:
-        for name in node.input:
-            readers[name].append(node)
+    readers = readers_of(graph)
     shown = {entry.name for entry in graph.output}
     waiting: dict[str, onnx.NodeProto] = {}
     late = set(maps)
 
     def can_wait(node: onnx.NodeProto) -> bool:
-        scale, zero = (constants.get(name) for name in (*node.input[1:], "")[:2])
+        if len(node.input) < 3:
+            return False
+        scale, zero = (constants.get(name) for name in node.input[1:])
         return (
             node.output[0] in late
             and scale is not None

@@ -17,6 +17,8 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from facemark_export.nodes import groups_of, readers_of
+
 LEAST = 1 / 64
 """Channels that reach less far than this, relative to the farthest, are stretched no more: rounding
 of float weights."""
@@ -57,16 +59,13 @@ def equalise(model: onnx.ModelProto, images: Sequence[NDArray[np.uint8]]) -> Non
 
 
 def _places(graph: onnx.GraphProto, constants: set[str]) -> Iterator[_Between]:
-    users: dict[str, list[onnx.NodeProto]] = {}
-    for node in graph.node:
-        for name in node.input:
-            users.setdefault(name, []).append(node)
+    readers = readers_of(graph)
     shapes = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
     outputs = {entry.name for entry in graph.output}
     for node in graph.node:
         after, last = node, node
-        while node.op_type == "Conv" and len(users.get(after.output[0], [])) == 1:
-            last, after = after, users[after.output[0]][0]
+        while node.op_type == "Conv" and len(readers[after.output[0]]) == 1:
+            last, after = after, readers[after.output[0]][0]
             if after.op_type not in _HOMOGENEOUS:
                 break
         weights = [name for each in (node, after) for name in each.input[1:] if name]
@@ -74,10 +73,9 @@ def _places(graph: onnx.GraphProto, constants: set[str]) -> Iterator[_Between]:
             after is not node
             and after.op_type == "Conv"
             and after.input[0] == last.output[0]
-            and all(name in constants and len(users[name]) == 1 for name in weights)
+            and all(name in constants and len(readers[name]) == 1 for name in weights)
             and shapes[after.input[1]][:2] == [shapes[node.input[1]][0], 1]
-            and next((a.i for a in after.attribute if a.name == "group"), 1)
-            == shapes[node.input[1]][0]
+            and groups_of(after) == shapes[node.input[1]][0]
             and not outputs & {node.output[0], last.output[0]}
         ):
             yield _Between(node, after)

@@ -15,6 +15,7 @@ import onnx.version_converter
 
 from facemark_export.decoder_inside import check_decode, put_decoder_inside
 from facemark_export.narrow_heads import check_neck
+from facemark_export.nodes import opset_of
 from facemark_export.onnx_file import IR_VERSION, OPSET, load, save
 from facemark_export.parity import ParityError
 from facemark_export.precision import Ladder, fixed_batch, to_int8
@@ -87,7 +88,7 @@ def quantise_file(
     if accuracy is None:
         figures = {k: round(v, 4) for k, v in ladder.rungs["int8"].compared.figures.items()}
         accuracy = {"protocol": ladder.protocol, **figures}
-    opset = max(entry.version for entry in quantised.opset_import if not entry.domain)
+    opset = opset_of(quantised)
     written = dataclasses.replace(
         spec,
         name=name or spec.name,
@@ -124,12 +125,13 @@ def _like_ours(model: onnx.ModelProto, source: Path) -> onnx.ModelProto:
     Raises:
         ModelError: It takes so many images at once only, or cannot be converted.
     """
-    if fixed_batch(model) is not None:
+    batch = fixed_batch(model)
+    if batch is not None:
         raise ModelError(
-            f"{source} takes {fixed_batch(model)} image(s) at once only, for which there is no "
+            f"{source} takes {batch} image(s) at once only, for which there is no "
             "--decode graph; leave it out"
         )
-    opset = max(entry.version for entry in model.opset_import if not entry.domain)
+    opset = opset_of(model)
     if opset < OPSET:
         try:
             model = onnx.version_converter.convert_version(model, OPSET)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, version_converter
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
+from facemark_export.nodes import opset_of
 from facemark_export.onnx_file import OPSET
 from facemark_export.quantise_pixels import take_pixels
 from facemark_sdk.errors import ModelError
@@ -85,7 +86,7 @@ def prepare(model: onnx.ModelProto, pixels: InputSpec, *, one_grey: bool = True)
 
 
 def _at_least_opset(model: onnx.ModelProto) -> onnx.ModelProto:
-    opset = max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    opset = opset_of(model)
     if opset >= LEAST_OPSET:
         return model
     try:

@@ -120,10 +120,9 @@ def search(
     """Choose which layers are int8.
 
     Activations first get the ranges that do the least damage. The first layers stay in float as far
-    as that is faster. Of the others each is made int8 alone;
-    in the order of the damage that this does, 0, 1, 2, 4, ... up to half of them are then kept in
-    float while all others are int8. More are taken while the loss is over the limit, or when that
-    leaves at most `GAIN` of damage x time.
+    as that is faster. Of the others each is made int8 alone; in the order of the damage that this
+    does, 0, 1, 2, 4, ... up to half of them are then kept in float while all others are int8. More
+    are taken while the loss is over the limit, or when that leaves at most `GAIN` of damage x time.
 
     Args:
         quantiser: Makes the candidates.

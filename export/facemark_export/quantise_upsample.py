@@ -7,6 +7,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from facemark_export.nodes import makers_of
+
 
 def copy_pixels(graph: onnx.GraphProto) -> None:
     """Upsample a quantised map by expanding it, channels last, where that is the same.
@@ -19,7 +21,7 @@ def copy_pixels(graph: onnx.GraphProto) -> None:
         graph: Quantised, changed in place.
     """
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    makers = {name: node for node in graph.node for name in node.output}
+    makers = makers_of(graph)
     shown = {entry.name for entry in graph.output}
     for node in list(graph.node):
         if node.op_type != "Resize" or node.output[0] in shown:
