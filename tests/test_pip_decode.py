@@ -9,18 +9,18 @@ from hypothesis import strategies as st
 
 from facemark_sdk.decode.pip import (
     decode_pip,
-    merge_weights,
+    merge_opinions,
     nearest_neighbours,
     padded_opinions,
 )
 
 
-def weights_of(neighbours):
-    return merge_weights(padded_opinions(neighbours), neighbours.shape[1])
+def merging_of(neighbours):
+    return merge_opinions(padded_opinions(neighbours), neighbours.shape[1])
 
 
-def points_and_scores(outputs, own, others):
-    decoded = decode_pip(outputs, own, others)
+def points_and_scores(outputs, merging):
+    decoded = decode_pip(outputs, merging)
     return decoded.points, decoded.scores
 
 
@@ -91,7 +91,7 @@ def test_batched_decode_equals_the_plain_loop(landmarks, count, grid, ties):
     rng = np.random.default_rng(landmarks * 100 + count)
     neighbours = nearest_neighbours(rng.random((landmarks, 2)), count)
     outputs = random_outputs(rng, 2, landmarks, count, grid, ties=ties)
-    points, scores = points_and_scores(outputs, *weights_of(neighbours))
+    points, scores = points_and_scores(outputs, merging_of(neighbours))
     expected_points, expected_scores = loop_decode(outputs, neighbours.tolist())
     np.testing.assert_allclose(points, expected_points, atol=1e-5)
     np.testing.assert_allclose(scores, expected_scores, atol=1e-6)
@@ -105,8 +105,8 @@ def test_a_landmark_nobody_names_keeps_its_own_prediction():
     assert 3 not in neighbours
     rng = np.random.default_rng(0)
     outputs = random_outputs(rng, 3, 4, 1, 8, ties=False)
-    points, _ = points_and_scores(outputs, *weights_of(neighbours))
-    alone, _ = points_and_scores(outputs, np.ones(4, np.float32), np.zeros((4, 0), np.float32))
+    points, _ = points_and_scores(outputs, merging_of(neighbours))
+    alone, _ = points_and_scores(outputs, merge_opinions([[]] * 4, 0))
     np.testing.assert_array_equal(points[:, 3], alone[:, 3])
     np.testing.assert_allclose(points, loop_decode(outputs, neighbours.tolist())[0], atol=1e-5)
 
@@ -118,9 +118,7 @@ def test_border_cells_reach_beyond_the_crop(corner):
     outputs["cls"][:, :, row, column] = 1.0
     outputs["x"][:] = -1.5 if column == 0 else 2.5
     outputs["y"][:] = 0.25
-    points, scores = points_and_scores(
-        outputs, np.ones(3, np.float32), np.zeros((3, 0), np.float32)
-    )
+    points, scores = points_and_scores(outputs, merge_opinions([[]] * 3, 0))
     assert np.all((points[..., 0] < 0) | (points[..., 0] > 1))
     np.testing.assert_allclose(points[..., 1], (row + 0.25) / 8)
     np.testing.assert_array_equal(scores, 1.0)
@@ -130,17 +128,16 @@ def test_equal_maxima_give_the_lowest_row_major_cell():
     cls = np.zeros((1, 1, 4, 4), np.float32)
     cls[0, 0, 1, 3] = cls[0, 0, 2, 0] = 0.5
     zero = np.zeros_like(cls)
-    points, scores = points_and_scores(
-        {"cls": cls, "x": zero, "y": zero}, np.ones(1, np.float32), np.zeros((1, 0), np.float32)
-    )
+    outputs = {"cls": cls, "x": zero, "y": zero}
+    points, scores = points_and_scores(outputs, merge_opinions([[]], 0))
     np.testing.assert_array_equal(points[0, 0], [3 / 4, 1 / 4])
     assert scores[0, 0] == 0.5
 
 
 def test_no_face_gives_empty_arrays():
-    own, others = weights_of(nearest_neighbours(np.random.default_rng(0).random((68, 2)), 10))
+    merging = merging_of(nearest_neighbours(np.random.default_rng(0).random((68, 2)), 10))
     outputs = random_outputs(np.random.default_rng(0), 0, 68, 10, 8, ties=False)
-    points, scores = points_and_scores(outputs, own, others)
+    points, scores = points_and_scores(outputs, merging)
     assert points.shape == (0, 68, 2)
     assert scores.shape == (0, 68)
 
@@ -152,7 +149,8 @@ def test_weights_follow_the_cyclic_padding(landmarks, count, seed):
     mean_face = np.random.default_rng(seed).random((landmarks, 2))
     neighbours = nearest_neighbours(mean_face, count)
     assert neighbours.tolist() == loop_neighbours(mean_face, count)
-    own, others = weights_of(neighbours)
+    merging = merging_of(neighbours)
+    own, others = merging.own, merging.others
     np.testing.assert_allclose(own + others.sum(axis=1), 1.0, atol=1e-5)
     longest = max(np.bincount(neighbours.ravel(), minlength=landmarks))
     for t in range(landmarks):
@@ -172,6 +170,6 @@ def test_a_rigid_shift_of_all_opinions_shifts_the_points():
         k: v if k == "cls" else v + np.float32(0.8 if k.endswith("x") else 0)
         for k, v in outputs.items()
     }
-    weights = weights_of(neighbours)
-    shift = points_and_scores(moved, *weights)[0] - points_and_scores(outputs, *weights)[0]
+    merging = merging_of(neighbours)
+    shift = points_and_scores(moved, merging)[0] - points_and_scores(outputs, merging)[0]
     np.testing.assert_allclose(shift, np.broadcast_to([0.1, 0.0], shift.shape), atol=1e-5)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from by_heart import STILL, nme_by_heart
 from conftest import SHARED
-from test_pip_decode import loop_neighbours, points_and_scores, weights_of
+from test_pip_decode import loop_neighbours, points_and_scores, merging_of
 
 from facemark_export import checkpoint
 from facemark_export.export import export_checkpoint
@@ -80,7 +80,7 @@ def test_decoding_the_targets_gives_the_points_back(points):
         maps[name] = np.zeros((faces, landmarks, 4, 64), np.float32)
         maps[name][n, i, :, targets["cell"]] = targets["neighbour_offset"][..., axis]
     outputs = {name: m.reshape(faces, -1, 8, 8) for name, m in maps.items()}
-    decoded = decode_pip(outputs, *weights_of(neighbours)).points
+    decoded = decode_pip(outputs, merging_of(neighbours)).points
     np.testing.assert_allclose(decoded, points, atol=1e-6)
 
 
@@ -337,7 +337,7 @@ def test_a_pipnet_learns_eight_faces_by_heart(tmp_path):
         optimizer.step()
     with torch.inference_mode():
         outputs = {n: m.numpy() for n, m in zip(OUTPUT_NAMES, network(images), strict=True)}
-    decoded, scores = points_and_scores(outputs, *weights_of(neighbours))
+    decoded, scores = points_and_scores(outputs, merging_of(neighbours))
     assert np.linalg.norm(decoded - points, axis=-1).mean() < 0.01
     assert scores.mean() > 0.8
 

@@ -16,7 +16,7 @@ from facemark_sdk.decode.dark import blur_matrix, blur_sigma_param
 from facemark_sdk.decode.graph import OUTPUT_NAMES, SPREAD_NAME
 from facemark_sdk.decode.heatmap import local_soft_argmax_params
 from facemark_sdk.decode.params import origin_param, temperature_param
-from facemark_sdk.decode.pip import pip_weights
+from facemark_sdk.decode.pip import pip_merging
 from facemark_sdk.decode.regression import mean_shape_param
 from facemark_sdk.errors import ModelError
 from facemark_sdk.spec import ModelSpec
@@ -35,7 +35,7 @@ def _barycentre_twin(spec: ModelSpec, weigh: nn.Module) -> nn.Module:
 
 
 TWINS: dict[str, Callable[[ModelSpec], nn.Module]] = {
-    "pip": lambda spec: twins.PipTwin(*pip_weights(spec), spec.input.width),
+    "pip": lambda spec: twins.PipTwin(pip_merging(spec), spec.input.width),
     "argmax": lambda spec: _peak_twin(spec, twins.PeakCells()),
     "quarter_shift": lambda spec: _peak_twin(spec, twins.QuarterShift()),
     "dark": lambda spec: _peak_twin(spec, twins.Dark(blur_matrix(blur_sigma_param(spec)))),

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from facemark_sdk.decode import barycentre, dark, heatmap, regression
 from facemark_sdk.decode.decoded import Floats
+from facemark_sdk.decode.pip import Merging
 
 
 class Peaks(NamedTuple):
@@ -74,12 +75,12 @@ def cell_sides(maps: Tensor, side: int) -> Tensor:
 
 
 class PipTwin(nn.Module):
-    """Of `decode_pip`; takes its two weights."""
+    """Of `decode_pip`; what it gathers is one matrix product here."""
 
-    def __init__(self, own: Floats, others: Floats, side: int) -> None:
+    def __init__(self, merging: Merging, side: int) -> None:
         super().__init__()
-        self.register_buffer("own", torch.from_numpy(own)[:, None])
-        self.register_buffer("others", torch.from_numpy(others))
+        self.register_buffer("own", torch.from_numpy(merging.own)[:, None])
+        self.register_buffer("others", torch.from_numpy(merging.others))
         self.side = side
 
     def forward(

@@ -6,6 +6,7 @@ PIPNet paper section 3.1-3.2; exact conventions of the published code from COMPA
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -59,36 +60,60 @@ def padded_opinions(neighbours: NDArray[np.intp]) -> list[list[int]]:
     return [np.resize(pairs, longest).tolist() if len(pairs) else [] for pairs in named]
 
 
-def merge_weights(opinions: Sequence[Sequence[int]], count: int) -> tuple[Floats, Floats]:
-    """How each landmark averages its own prediction with M opinions, each 1 / (M + 1).
+@dataclass(frozen=True, slots=True, eq=False)
+class Merging:
+    """How each landmark averages its own prediction with the opinions about it.
+
+    Attributes:
+        own: (L,) weight of the own prediction.
+        pairs: (M, L) numbers i * C + j of opinions; lists shorter than the longest are filled up
+            with 0.
+        weights: (M, L) float32 of these opinions, 0 where filled up.
+        count: C, the number of neighbours.
+    """
+
+    own: Floats
+    pairs: NDArray[np.intp]
+    weights: Floats
+    count: int
+
+    @property
+    def others(self) -> Floats:
+        """(L, L * C): the weight of every opinion about every landmark, most of them 0."""
+        landmarks = len(self.own)
+        table = np.zeros((landmarks, landmarks * self.count), np.float32)
+        np.add.at(table, (np.arange(landmarks), self.pairs), self.weights)
+        return table
+
+
+def merge_opinions(opinions: Sequence[Sequence[int]], count: int) -> Merging:
+    """Each landmark's mean of its own prediction and M opinions, each 1 / (M + 1).
 
     A landmark without opinions keeps its own prediction (COMPAT 1.4).
 
     Args:
         opinions: L lists from `padded_opinions`.
         count: C, the number of neighbours.
-
-    Returns:
-        own: (L,) weight of the own prediction.
-        others: (L, L * C) weight of opinion i * C + j (landmark i about its j-th neighbour).
     """
     landmarks = len(opinions)
+    longest = max(map(len, opinions), default=0)
     own = np.ones(landmarks, np.float32)
-    others = np.zeros((landmarks, landmarks * count), np.float32)
-    for t, pairs in enumerate(opinions):
-        own[t] = 1.0 / (len(pairs) + 1)
-        np.add.at(others[t], np.asarray(pairs, np.intp), own[t])
-    return own, others
+    pairs = np.zeros((longest, landmarks), np.intp)
+    weights = np.zeros((longest, landmarks), np.float32)
+    for t, numbers in enumerate(opinions):
+        own[t] = 1.0 / (len(numbers) + 1)
+        pairs[: len(numbers), t] = numbers
+        weights[: len(numbers), t] = own[t]
+    return Merging(own, pairs, weights, count)
 
 
-def decode_pip(outputs: Mapping[str, Floats], own: Floats, others: Floats) -> Decoded:
+def decode_pip(outputs: Mapping[str, Floats], merging: Merging) -> Decoded:
     """Points from PIPNet's five maps, for a whole batch at once (COMPAT 1.4).
 
     Args:
         outputs: ``cls``, ``x``, ``y`` of shape (N, L, G, G) and ``nb_x``, ``nb_y`` of shape
             (N, L * C, G, G), float32, raw. Without neighbours (C = 0) the last two may be absent.
-        own: (L,) and
-        others: (L, L * C) from `merge_weights`.
+        merging: From `merge_opinions`.
 
     Returns:
         Points and scores; a score is the score map's maximum clipped to 0..1.
@@ -104,17 +129,17 @@ def decode_pip(outputs: Mapping[str, Floats], own: Floats, others: Floats) -> De
     for axis, name in enumerate(("x", "y")):
         predictions[axis] = output_of(outputs, name, maps.shape).take(at)
     predictions += corner
-    points = predictions * own
-    if others.shape[1]:
-        count = others.shape[1] // landmarks
-        shape = faces, others.shape[1], rows, columns
-        at = first_cells(shape).reshape(faces, landmarks, count) + peaks.cell[..., None]
+    points = predictions * merging.own
+    if merging.count:
+        shape = faces, landmarks * merging.count, rows, columns
+        at = first_cells(shape).reshape(faces, landmarks, merging.count) + peaks.cell[..., None]
         opinions = np.empty((2, *at.shape), np.float32)
         for axis, name in enumerate(("nb_x", "nb_y")):
             opinions[axis] = output_of(outputs, name, shape).take(at)
         opinions += corner[..., None]
-        merged = opinions.reshape(2 * faces, others.shape[1]) @ others.T  # at once, not by axis
-        points += merged.reshape(points.shape)
+        # No matrix product: BLAS wakes threads for it, which then take the network's cores.
+        about = opinions.reshape(2 * faces, shape[1]).take(merging.pairs, axis=1)
+        points += np.einsum("nml,ml->nl", about, merging.weights).reshape(points.shape)
     fractions = np.empty((faces, landmarks, 2), np.float32)
     np.divide(points[0], columns, out=fractions[..., 0])
     np.divide(points[1], rows, out=fractions[..., 1])
@@ -130,12 +155,11 @@ def pip_decoder(spec: ModelSpec) -> Decoder:
     Raises:
         ModelError: A table is missing or malformed.
     """
-    own, others = pip_weights(spec)
-    return partial(decode_pip, own=own, others=others)
+    return partial(decode_pip, merging=pip_merging(spec))
 
 
-def pip_weights(spec: ModelSpec) -> tuple[Floats, Floats]:
-    """`merge_weights` of a model's tables.
+def pip_merging(spec: ModelSpec) -> Merging:
+    """`merge_opinions` of a model's tables.
 
     Raises:
         ModelError: A table is missing or malformed.
@@ -172,4 +196,4 @@ def pip_weights(spec: ModelSpec) -> tuple[Floats, Floats]:
             f"model {spec.name!r}: the opinions table must list, for each of {landmarks} "
             "landmarks, numbers of pairs whose neighbour it is"
         )
-    return merge_weights(opinions, neighbours.shape[1])
+    return merge_opinions(opinions, neighbours.shape[1])
