@@ -11,7 +11,7 @@ import pytest
 import torch
 from by_heart import STILL, nme_by_heart
 from conftest import SHARED
-from test_pip_decode import loop_neighbours, points_and_scores, merging_of
+from test_pip_decode import loop_neighbours, merging_of, points_and_scores
 
 from facemark_export import checkpoint
 from facemark_export.export import export_checkpoint
