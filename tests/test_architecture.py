@@ -73,7 +73,7 @@ def test_bundled_models_are_of_known_networks(name):
         ({"family": "retinaface", "architecture": "resnet50"}, "5 landmarks a face, got 68"),
         (
             {"family": "retinaface", "architecture": "resnet34", "layout": "kps5"},
-            "known: mobilenet0.25, resnet50",
+            "known: mobilenet0.25, mobilenet0.25_relu, resnet50",
         ),
     ],
 )

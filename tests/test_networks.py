@@ -15,6 +15,7 @@ from facemark_export.networks.hourglass import OffsetHead, Residual
 from facemark_export.networks.hrnet import HighResolutionModule, HighResolutionNet
 from facemark_export.networks.mobilenet_v3 import InvertedResidual
 from facemark_export.networks.retinaface import RetinaFace
+from facemark_export.networks.weights import shapes_of
 
 FEW_STACKS = [architecture for architecture in EVERY if architecture.stacks < 3]
 HIH = Architecture("hih", "hourglass2", 3, stacks=2, offset_size=8)
@@ -181,7 +182,13 @@ def test_activations_leak_in_narrow_detectors_only():
         return {m.negative_slope for m in leaky}
 
     assert slopes(RetinaFace()) == {0.1}
+    assert slopes(RetinaFace("mobilenet0.25_relu")) == set()
     assert slopes(RetinaFace("resnet50")) == set()
+
+
+def test_without_leaks_the_small_detector_has_the_same_tensors():
+    plain = RetinaFace("mobilenet0.25_relu").state_dict()
+    assert shapes_of(plain) == shapes_of(RetinaFace("mobilenet0.25").state_dict())
 
 
 @pytest.mark.shared

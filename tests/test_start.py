@@ -14,6 +14,7 @@ from conftest import SHARED
 from torch import nn
 
 from facemark_export import checkpoint
+from facemark_export.export import export_checkpoint
 from facemark_export.graph import ExportGraph
 from facemark_export.networks.normalise import Normalise
 from facemark_export.onnx_file import network_model, save, to_fp16
@@ -110,6 +111,28 @@ def test_a_detector_too():
     assert unfolded
     for name in unfolded:
         assert np.array_equal(state[name.removeprefix("network.")].numpy(), held[name])
+
+
+def test_a_detector_may_start_from_one_that_leaks(tmp_path):
+    """And what is made of it has plain ReLUs alone."""
+    recipe = RetinaFaceMnet025(init=DETECTOR, architecture="mobilenet0.25_relu")
+    task = recipe.build([SHARED / "data" / "scenes"])
+    start_from(task, DETECTOR)
+    leaky = RetinaFaceMnet025(init=DETECTOR).build([SHARED / "data" / "scenes"])
+    start_from(leaky, DETECTOR)
+    convolutions = [
+        {name: tensor for name, tensor in each.network.state_dict().items() if tensor.ndim == 4}
+        for each in (task, leaky)
+    ]
+    assert len(convolutions[0]) > 50
+    for name, weight in convolutions[0].items():
+        assert torch.equal(weight, convolutions[1][name])
+    ckpt, out = tmp_path / "best.safetensors", tmp_path / "relu.onnx"
+    checkpoint.write(ckpt, task.network.state_dict(), task.spec, {})
+    export_checkpoint(ckpt, out)
+    operators = {node.op_type for node in onnx.load(out).graph.node}
+    assert "Relu" in operators
+    assert "LeakyRelu" not in operators
 
 
 @pytest.mark.parametrize(

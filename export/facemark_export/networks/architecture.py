@@ -107,6 +107,11 @@ def _without_coordinates(a: Architecture) -> nn.Module:
     raise ModelError(f"no network {a.name!r} of family {a.family!r}; known: {KNOWN}")
 
 
+def name_of(spec: ModelSpec) -> str:
+    """The architecture that a spec names, by the name that it has today."""
+    return _OLD_NAMES.get(spec.architecture, spec.architecture)
+
+
 def architecture_of(spec: ModelSpec) -> Architecture:
     """Which network a spec describes; `build` judges whether there is such a one.
 
@@ -114,7 +119,7 @@ def architecture_of(spec: ModelSpec) -> Architecture:
         ModelError: The spec lacks one of its family's numbers.
         LayoutError: The layout is unknown.
     """
-    family, name = spec.family, _OLD_NAMES.get(spec.architecture, spec.architecture)
+    family, name = spec.family, name_of(spec)
     landmarks = get_layout(spec.layout).num_points
     if family == "pipnet":
         neighbours = _parameter(spec, "neighbours")

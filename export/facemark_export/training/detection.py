@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from facemark_export.networks.retinaface import RetinaFace
+from facemark_export.networks.architecture import build_network
 from facemark_export.training.detection_data import Faces, compose
 from facemark_export.training.detection_loss import PADDING, detection_losses
 from facemark_export.training.detection_scenes import Scene
@@ -54,7 +54,7 @@ class DetectionTask:
             sides: Of the square training frames, in pixels; each batch draws one.
             repeats: Frames an epoch that each training scene is in for certain.
         """
-        self.network: nn.Module = RetinaFace()
+        self.network = build_network(spec)
         self.spec = spec
         self.train = train
         self.validation = validation

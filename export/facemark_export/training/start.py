@@ -18,7 +18,9 @@ from onnx import ModelProto, numpy_helper
 from torch import Tensor, nn
 
 from facemark_export import checkpoint
+from facemark_export.networks.architecture import name_of
 from facemark_export.networks.normalise import Normalise
+from facemark_export.networks.retinaface import RELU
 from facemark_export.networks.weights import COUNTER, load_weights
 from facemark_export.onnx_file import load
 from facemark_export.training.task import Task
@@ -54,7 +56,10 @@ def start_spec(start: Path, wanted: ModelSpec) -> ModelSpec:
             f"--init {start} is {spec.precision}, read by {spec.decoder!r}: start from an fp32 "
             "file without a decoder in the graph"
         )
-    names = [(each.family, each.architecture, each.layout) for each in (spec, wanted)]
+    # Networks that only leak differently have the same tensors.
+    names = [
+        (each.family, name_of(each).removesuffix(RELU), each.layout) for each in (spec, wanted)
+    ]
     if names[0] != names[1]:
         theirs, ours = (f"{kind} on {trunk} for {layout}" for kind, trunk, layout in names)
         raise CheckpointError(f"--init {start} is a {theirs}, the recipe trains a {ours}")
