@@ -39,7 +39,7 @@ class RetinaFaceMnet025(LoopRecipe):
     repeats: int = 2
     """Frames an epoch that each training photo is in for certain."""
     architecture: Literal["mobilenet0.25", "mobilenet0.25_relu"] = "mobilenet0.25"
-    """The network as it was published, or with plain ReLUs, which take three quarters of its time
+    """The network as it was published, or with plain ReLUs, which save three tenths of its time
     in int8."""
     det_size: int = 512
     """Longest side in pixels of a photo on the canvas."""
