@@ -52,8 +52,8 @@ class CropRule:
 
     The box x1 y1 x2 y2 grows on each side by a fraction of its own width (left, right) or
     height (top, bottom); a negative fraction cuts. With `square` the longer side then counts
-    for both, about the same centre. The crop is one affine warp, black outside the image, unless
-    the source says otherwise.
+    for both, about the same centre. The crop is one affine map of the image, black outside of it;
+    a crop that lies in the image begins and ends at whole pixels. Some sources say otherwise.
 
     Attributes:
         left: Growth on the left, a fraction of the box's width.

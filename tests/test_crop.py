@@ -68,14 +68,67 @@ def test_whole_pixels_count_from_one_on_both_sides() -> None:
     assert found[0].tolist() == [[-2, -2], [1, 1], [1, 1], [5, 5]]
 
 
-def test_the_own_rule_is_one_warp() -> None:
+def cut_one(rule: CropRule, image: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A face's crop and its matrix."""
+    crop = np.empty((1, SIZE, SIZE, 3), np.uint8)
+    affine = cut(rule, image, check_boxes(box), crop)
+    return crop[0], affine
+
+
+def corners(affine: np.ndarray) -> np.ndarray:
+    """The crop's first and last edge in the image, where pixel k lies from k to k + 1."""
+    pixels = to_image(np.array([[[-0.5, -0.5], [SIZE - 0.5, SIZE - 0.5]]]), affine)[0]
+    return np.asarray(pixels + 0.5, np.float64)
+
+
+def test_a_crop_that_leaves_the_image_is_a_warp() -> None:
     rule = CropRule(0.1, -0.1, 0.2, 0.0, square=True)
     image = gradient(200, 150)
-    faces = check_boxes([[10, 20, 90.5, 100], [-30, 50, 40, 170]])
-    crops = np.empty((2, SIZE, SIZE, 3), np.uint8)
+    faces = check_boxes([[-30, 50, 40, 170], [180, 20, 250, 90], [-900, -900, -800, -800]])
+    crops = np.empty((3, SIZE, SIZE, 3), np.uint8)
     affines = cut(rule, image, faces, crops)
     assert np.array_equal(affines, crop_affines(rule, faces, SIZE))
     assert np.array_equal(crops, warp_crops(image, affines, SIZE))
+
+
+@given(st.floats(20, 120), st.floats(20, 120), st.floats(5, 150), st.floats(5, 150))
+def test_a_crop_in_the_image_is_of_whole_pixels(
+    left: float, top: float, width: float, height: float
+) -> None:
+    """Each edge moves to the nearest whole pixel, the last of a shrunk crop to a whole block."""
+    box = np.array([[left, top, left + width, top + height]])
+    edges = corners(cut_one(TIGHT, gradient(300, 300), box)[1])
+    np.testing.assert_allclose(edges, np.round(edges), atol=1e-4)
+    blocks = np.maximum(1, np.array([width, height]) // SIZE)
+    wanted = corners(crop_affines(TIGHT, box, SIZE))
+    assert (np.abs(edges - wanted)[0] <= 0.5 + 1e-3).all()
+    assert (np.abs(edges - wanted)[1] <= 0.5 + blocks // 2 + 1e-3).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.floats(20, 120), st.floats(20, 120), st.floats(20, 260), st.floats(20, 260))
+def test_whole_pixels_are_where_the_affine_says(
+    left: float, top: float, width: float, height: float
+) -> None:
+    image = gradient(400, 400)
+    crop, affine = cut_one(TIGHT, image, np.array([[left, top, left + width, top + height]]))
+    u, v = np.meshgrid(np.arange(2, SIZE - 2), np.arange(2, SIZE - 2))
+    where = to_image(np.stack([u, v], -1).reshape(1, -1, 2), affine)[0]
+    seen = crop[v.ravel(), u.ravel(), :2].astype(np.float64)
+    np.testing.assert_allclose(seen, where * 255 / 400, atol=2.0)
+
+
+def test_a_crop_in_the_image_is_the_warp_of_its_matrix() -> None:
+    """Up to a grey level of rounding, but for the outermost pixels, which no neighbours enter."""
+    image = np.random.default_rng(1).integers(0, 256, (300, 300, 3), np.uint8)
+    image = cv2.GaussianBlur(image, (0, 0), 1)
+    rule = CropRule(0.1, -0.1, 0.1, 0.1, square=True)
+    for box in ([50.3, 60.6, 80.1, 90.9], [50.3, 60.6, 130, 150.2], [40.2, 41, 230.7, 250]):
+        crop, affine = cut_one(rule, image, np.array([box]))
+        warped = warp_crops(image, affine, SIZE)[0]
+        difference = np.abs(crop.astype(int) - warped)[4:-4, 4:-4]
+        assert difference.max() <= 3
+        assert difference.mean() < 0.5
 
 
 @settings(max_examples=60, deadline=None)

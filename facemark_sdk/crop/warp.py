@@ -1,8 +1,12 @@
-"""The crop as one affine warp: the SDK's own rule, without anybody's truncations.
+"""The SDK's own crop: one 2x3 matrix a face, without anybody's truncations.
 
-One 2x3 matrix a face maps crop coordinates to image coordinates, x = x0 + u * w / S. It is what
-`cv2.warpAffine` reads pixels by (`WARP_INVERSE_MAP`) and what points are mapped back with, so
-nothing is ever inverted or rounded.
+The matrix maps crop coordinates to image coordinates, x = x0 + u * w / S. Pixels are read by it and
+points are mapped back with it, so nothing is ever inverted.
+
+`cut` takes what most crops are, a part of the image, in whole image pixels: `cv2.resize` takes two
+thirds of the processor time of `cv2.warpAffine` and none of OpenCV's threads, which would take the
+network's cores. The matrix is that of the whole pixels, so points lose nothing. Crops that reach
+out of the image are warped (`warp_crops`).
 """
 
 from __future__ import annotations
@@ -101,8 +105,57 @@ def warp_crops(image: Image, affines: Affines, size: int, out: Image | None = No
 def cut(rule: CropRule, image: Image, boxes: NDArray[np.float64], out: Image) -> Affines:
     """`facemark_sdk.crop.cut` for the source ``facemark``."""
     affines = _affines(rule, boxes, out.shape[1])
-    warp_crops(image, affines, out.shape[1], out=out)
+    for affine, crop in zip(affines, out, strict=True):
+        if not _resize(image, affine, crop):
+            warp_crops(image, affine[None], len(crop), out=crop[None])
     return affines
+
+
+def _resize(image: Image, affine: NDArray[np.float64], crop: Image) -> bool:
+    """Cut a crop of whole image pixels, where all of them lie in the image.
+
+    Args:
+        image: (H, W, 3).
+        affine: (2, 3) from crop to image coordinates, without rotation; changed to the whole
+            pixels' one.
+        crop: (S, S, 3) to write to.
+
+    Returns:
+        Whether it was; if not, nothing is changed.
+    """
+    size = len(crop)
+    (a, _, x), (_, d, y) = affine.tolist()
+    left, columns, fx = _whole(x, a, size)
+    top, rows, fy = _whole(y, d, size)
+    right, bottom = left + columns * fx, top + rows * fy
+    if left < 0 or top < 0 or right > image.shape[1] or bottom > image.shape[0]:
+        return False
+    region = image[top:bottom, left:right]
+    if fx > 1 or fy > 1:
+        region = np.asarray(cv2.resize(region, (columns, rows), interpolation=cv2.INTER_AREA))
+    cv2.resize(region, (size, size), dst=crop)
+    a, d = (right - left) / size, (bottom - top) / size
+    # OpenCV's resized pixel u shows (u + 0.5) * a - 0.5 of the region.
+    affine[:] = (a, 0.0, left + 0.5 * a - 0.5), (0.0, d, top + 0.5 * d - 0.5)
+    return True
+
+
+def _whole(start: float, pitch: float, size: int) -> tuple[int, int, int]:
+    """A crop's side in whole pixels of the image.
+
+    Args:
+        start: Where in the image the crop's first pixel is wanted.
+        pitch: Image pixels a crop pixel.
+        size: Side of the crop.
+
+    Returns:
+        The image's first pixel, how many blocks of pixels follow and the pixels of a block: two
+        and more are averaged, as bilinear sampling then leaves pixels out, and so aliases.
+    """
+    edge = start + 0.5 - 0.5 * pitch  # where pixel k lies from k to k + 1
+    low, high = round(edge), round(edge + pitch * size)
+    block = max(1, int(pitch))
+    return low, max(1, round((high - low) / block)), block
 
 
 def _reach(a: float, b: float, start: float, size: int, extent: int) -> tuple[int, int]:
