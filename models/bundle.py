@@ -4,14 +4,17 @@ Run from the repository's root, with ``../shared/data`` or a folder laid out lik
 
     python models/bundle.py --detector-run DIR --landmark-run DIR --data ../shared/data
 
-The two runs are made by the commands that stand in the cards.
+The two runs are made by the commands that stand in the cards. One of them is enough: a landmark
+model without a run stays as it is, its figures are measured again with the new detector's boxes.
 """
 
 from __future__ import annotations
 
 import csv
+import dataclasses
 import hashlib
 import json
+import re
 import statistics
 import subprocess
 import sys
@@ -20,67 +23,88 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import onnx
 import tyro
 
 from facemark_export import checkpoint
+from facemark_export.onnx_file import save
+from facemark_sdk.backends import create_backend
 from facemark_sdk.files import replace_file
+from facemark_sdk.models import read_spec
+from facemark_sdk.spec import ModelSpec
 
 ROOT = Path(__file__).parents[1]
 BUNDLE = ROOT / "models" / "facemark_models"
-DET_SIZE = 576
-"""Of 448, 512, 576 and 640 the best F1 on held-out scenes."""
+DET_SIZE = 512
+"""Of 416, 448, 512 and 576 the least with the recall of the largest on the training scenes
+(`benchmarks/quick_look.py`)."""
 DETECTOR, LANDMARKS = "retinaface_mnet025", "pipnet_lite0_68"
+PRECISIONS, AGAIN = "## Precisions", "## Make it again"
+"""Headings of the cards: what `bundle_int8.py` writes, and what it is written before."""
 
 
-def main(detector_run: Path, landmark_run: Path, data: Path, threads: int = 2) -> None:
-    """Write model.onnx, its report and CARD.md of both models.
+def main(
+    data: Path,
+    detector_run: Path | None = None,
+    landmark_run: Path | None = None,
+    threads: int = 2,
+) -> None:
+    """Write model.onnx, its report and CARD.md.
 
     Args:
+        data: Folder with scenes and landmarks68.
         detector_run: Folder of a finished retinaface_mnet025 run.
         landmark_run: Folder of a finished pipnet_lite0_68 run.
-        data: Folder with scenes and landmarks68.
         threads: CPU threads for measuring.
     """
     folders = [str(data / "landmarks68" / name) for name in ("helen_train", "afw")]
     scenes, photos = data / "scenes", data / "landmarks68" / "afw"
     detector = Making(
         DETECTOR,
-        detector_run / "best.safetensors",
         ("--calibration", str(scenes), "--det-size", str(DET_SIZE)),
         ("benchmarks/accuracy_detection.py", "--data", str(scenes)),
+        detector_run,
     )
-    midpoint = detector.measure(detector.export())["best_f1_score"]
-    detector.bundle("--score-midpoint", f"{midpoint:.4f}")
-    Making(
+    landmarks = Making(
         LANDMARKS,
-        landmark_run / "best.safetensors",
-        ("--calibration", str(photos)),
+        ("--calibration", str(photos), "--crop-detector", DETECTOR, "--crop-data", *folders),
         ("benchmarks/accuracy_landmarks.py", "--data", *folders),
-    ).bundle("--crop-detector", DETECTOR, "--crop-data", *folders)
+        landmark_run,
+    )
+    if detector_run is not None:
+        midpoint = detector.measure(detector.export())["best_f1_score"]
+        detector.bundle("--score-midpoint", f"{midpoint:.4f}")
+    landmarks.bundle()
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "speed.json"
         both = ("--model", LANDMARKS, "--detector", DETECTOR)
         run("examples/benchmark.py", *both, "--threads", str(threads), "--json", str(report))
         speed = json.loads(report.read_text())
-    write_card(DETECTOR, detector_run, speed)
-    write_card(LANDMARKS, landmark_run, speed)
+    write_card(detector, speed)
+    write_card(landmarks, speed)
 
 
 @dataclass(frozen=True)
 class Making:
-    """One model in the making: its name, its checkpoint, how it is exported and measured."""
+    """One model in the making: its name, how it is exported and measured, its training run."""
 
     name: str
-    ckpt: Path
     options: tuple[str, ...]
     measuring: tuple[str, ...]
+    run: Path | None = None
+
+    @property
+    def path(self) -> Path:
+        """The bundled file."""
+        return BUNDLE / self.name / "model.onnx"
 
     def export(self, *options: str) -> Path:
         """Write model.onnx and its report into the bundle."""
-        out = BUNDLE / self.name / "model.onnx"
-        command = ("--ckpt", str(self.ckpt), "-o", str(out), "--name", self.name)
+        assert self.run is not None
+        ckpt = self.run / "best.safetensors"
+        command = ("--ckpt", str(ckpt), "-o", str(self.path), "--name", self.name)
         run("-m", "facemark_export.cli", *command, *self.options, *options)
-        return out
+        return self.path
 
     def measure(self, model: Path) -> dict[str, Any]:
         """Measured figures of an exported file."""
@@ -91,12 +115,22 @@ class Making:
             return dict(json.loads(figures.read_text()))
 
     def bundle(self, *options: str) -> None:
-        """Export, measure what was exported, and export again with the figures in the spec."""
-        figures = self.measure(self.export(*options))
-        with tempfile.TemporaryDirectory() as folder:
-            stated = Path(folder) / "accuracy.json"
-            stated.write_text(json.dumps(figures))
-            self.export(*options, "--accuracy", str(stated))
+        """Export where there is a run, measure, and state the figures in the spec."""
+        if self.run is not None:
+            self.export(*options)
+        spec = spec_of(self.path)
+        state(self.path, dataclasses.replace(spec, accuracy=self.measure(self.path)))
+
+
+def spec_of(path: Path) -> ModelSpec:
+    """What a file says of itself."""
+    return read_spec(create_backend("cpu", path), path)
+
+
+def state(path: Path, spec: ModelSpec) -> None:
+    """Write a spec into a file."""
+    model = onnx.load(path)
+    replace_file(path, lambda temporary: save(model, spec, temporary))
 
 
 def run(*command: str) -> None:
@@ -104,15 +138,11 @@ def run(*command: str) -> None:
     subprocess.run([sys.executable, *command], cwd=ROOT, check=True)
 
 
-def write_card(name: str, folder: Path, speed: dict[str, Any]) -> None:
+def write_card(making: Making, speed: dict[str, Any]) -> None:
     """CARD.md from the card's text, the spec, the run's record and the measured speed."""
-    from facemark_sdk.backends import create_backend
-    from facemark_sdk.models import read_spec
-
-    path = BUNDLE / name / "model.onnx"
-    spec = read_spec(create_backend("cpu", path), path)
+    name, path = making.name, making.path
+    spec = spec_of(path)
     parity = json.loads(path.with_name("model.onnx.report.json").read_text())
-    record = checkpoint.read(folder / "best.safetensors").record
     stages = (
         ("detect",) if name == DETECTOR else ("crop", "network", "decode points", "crop + decode")
     )
@@ -121,7 +151,9 @@ def write_card(name: str, folder: Path, speed: dict[str, Any]) -> None:
         for s in (*stages, "total")
     )
     text = (Path(__file__).with_name("cards") / f"{name}.md").read_text()
-    filled = {
+    card = path.with_name("CARD.md")
+    trained = stated(text, card.read_text()) if making.run is None else training(making.run)
+    filled = trained | {
         "SHA256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "SIZE": f"{path.stat().st_size / 1e6:.1f} MB",
         "TRAINING_DATA": spec.training_data,
@@ -133,10 +165,7 @@ def write_card(name: str, folder: Path, speed: dict[str, Any]) -> None:
             f"structured images and {parity['photos']} real ones, "
             f"{parity['fp32']['argmax_flips']} argmax flips"
         ),
-        "EPOCH": str(record["epoch"]),
-        "EPOCHS": str(record["settings"]["epochs"]),
         "SPEED": "| stage | p50 ms | p95 ms |\n|---|---|---|\n" + milliseconds,
-        "PACE": f"{pace(folder):.0f} images/s",
         "MACHINE": ", ".join(
             (
                 speed["machine"]["cpu"],
@@ -146,7 +175,37 @@ def write_card(name: str, folder: Path, speed: dict[str, Any]) -> None:
     }
     for key, value in filled.items():
         text = text.replace(f"@{key}@", value)
-    replace_file(path.with_name("CARD.md"), lambda card: card.write_text(text))
+    replace_file(card, lambda temporary: temporary.write_text(text))
+
+
+def training(folder: Path) -> dict[str, str]:
+    """What a card says of the training run in a folder."""
+    record = checkpoint.read(folder / "best.safetensors").record
+    return {
+        "EPOCH": str(record["epoch"]),
+        "EPOCHS": str(record["settings"]["epochs"]),
+        "PACE": f"{pace(folder):.0f} images/s",
+    }
+
+
+def stated(text: str, card: str) -> dict[str, str]:
+    """What a card that was made of a text says in each of its places.
+
+    Raises:
+        ValueError: The card was not made of this text.
+    """
+    before, _, after = card.partition(AGAIN)
+    card = before.partition(PRECISIONS)[0] + AGAIN + after
+    parts = re.split("@([A-Z0-9_]+)@", text)
+    pattern, seen = "", set[str]()
+    for words, key in zip(parts[::2], [*parts[1::2], ""], strict=True):
+        pattern += re.escape(words)
+        pattern += "" if not key else f"(?P={key})" if key in seen else f"(?P<{key}>.*?)"
+        seen.add(key)
+    found = re.fullmatch(pattern, card, re.DOTALL)
+    if found is None:
+        raise ValueError("the card is not of its present text: its training run is needed")
+    return found.groupdict()
 
 
 def pace(folder: Path) -> float:

@@ -15,14 +15,21 @@ import math
 from pathlib import Path
 from typing import Any
 
-import onnx
 import tyro
 
-from bundle import BUNDLE, DETECTOR, LANDMARKS, Making, accuracy_table, run
-from facemark_export.onnx_file import save
-from facemark_sdk.backends import create_backend
+from bundle import (
+    AGAIN,
+    BUNDLE,
+    DETECTOR,
+    LANDMARKS,
+    PRECISIONS,
+    Making,
+    accuracy_table,
+    run,
+    spec_of,
+    state,
+)
 from facemark_sdk.files import replace_file
-from facemark_sdk.models import read_spec
 from facemark_sdk.spec import ModelSpec
 
 SUFFIX = "_int8"
@@ -33,8 +40,6 @@ _THRESHOLD = (
     "its own score threshold is that of its best F1 on the held-out scenes, which judge it as "
     "well, so the figures are a little optimistic"
 )
-PRECISIONS, AGAIN = "## Precisions", "## Make it again"
-"""Headings of the cards: what is written, and what it is written before."""
 
 
 def main(data: Path, names: tuple[str, ...] = (LANDMARKS, DETECTOR), out: Path = BUNDLE) -> None:
@@ -66,7 +71,7 @@ def make(name: str, photos: list[str], measuring: tuple[str, ...], out: Path) ->
     made = ("--precision", "int8", *own_options(name))
     options = ("--name", folder.name, *made, "--calibration", *photos)
     run("-m", "facemark_export.cli", "--onnx", str(source), "-o", str(path), *options)
-    making = Making(folder.name, source, (), measuring)
+    making = Making(folder.name, (), measuring)
     spec, figures = spec_of(path), making.measure(path)
     if name == DETECTOR:  # int8 moves the scores: the threshold follows
         threshold = math.floor(1000 * figures["best_f1_score"]) / 1000  # that face counts, too
@@ -82,12 +87,6 @@ def make(name: str, photos: list[str], measuring: tuple[str, ...], out: Path) ->
 def own_options(name: str) -> tuple[str, ...]:
     """What a model is exported with beyond what all are."""
     return LANDMARK_OPTIONS if name == LANDMARKS else ()
-
-
-def state(path: Path, spec: ModelSpec) -> None:
-    """Write a spec into a file."""
-    model = onnx.load(path)
-    replace_file(path, lambda temporary: save(model, spec, temporary))
 
 
 def card_text(name: str, folder: Path, photos: list[str], spec: ModelSpec) -> str:
@@ -149,11 +148,6 @@ def ladder_of(folder: Path) -> dict[str, Any]:
     """The ladder in a model's report."""
     report = json.loads((folder / "model.onnx.report.json").read_text())
     return dict(report["ladder"])
-
-
-def spec_of(path: Path) -> ModelSpec:
-    """What a file says of itself."""
-    return read_spec(create_backend("cpu", path), path)
 
 
 def write(path: Path, text: str) -> None:

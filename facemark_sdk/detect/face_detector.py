@@ -238,7 +238,17 @@ class FaceDetector:
         return found
 
     def _look_quickly(self, image: Image, size: int) -> Detections:
-        """A quick look, and a full one where that is not enough."""
+        """A quick look, and a full one where that is not enough.
+
+        A large image is made small once for both.
+        """
+        if max(image.shape[:2]) <= max(retinaface.BILINEAR * size, self.det_size):
+            return self._look_at(image, size)
+        small, scales = retinaface.letterbox(image, self.det_size, stride=1)
+        seen, to_image = self._look_at(small, size), self._decoder.to_image
+        return Detections(to_image(seen.boxes, scales), seen.scores, to_image(seen.kps, scales))
+
+    def _look_at(self, image: Image, size: int) -> Detections:
         thresholds = self.score_threshold, self._own_threshold
         seen = self._look(image, size, quick.least_score(*thresholds))
         sides = (seen.boxes[:, 2:] - seen.boxes[:, :2]).max(axis=1) * (size / max(image.shape[:2]))
