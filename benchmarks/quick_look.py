@@ -5,7 +5,7 @@ one full look, on the scenes that the detector was trained on, by how many faces
 the held-out ones. A detection is right at IoU >= 0.5; faces with a longer side under 24 px do not
 count. The rule's constants may be tried as well.
 
-    python benchmarks/quick_look.py MODEL --data SCENES [--quick-sizes 192 256] [--full-sizes 512 576]
+    python benchmarks/quick_look.py MODEL --data SCENES [--full-sizes 448 512 576]
 """
 
 from __future__ import annotations

@@ -73,15 +73,17 @@ def main(
     )
     if detector_run is not None:
         midpoint = detector.measure(detector.export())["best_f1_score"]
-        detector.bundle("--score-midpoint", f"{midpoint:.4f}")
-    landmarks.bundle()
+        detector.export("--score-midpoint", f"{midpoint:.4f}")
+    if landmark_run is not None:
+        landmarks.export()
+    specs = [making.state_figures() for making in (detector, landmarks)]
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "speed.json"
         both = ("--model", LANDMARKS, "--detector", DETECTOR)
         run("examples/benchmark.py", *both, "--threads", str(threads), "--json", str(report))
         speed = json.loads(report.read_text())
-    write_card(detector, speed)
-    write_card(landmarks, speed)
+    for making, spec in zip((detector, landmarks), specs, strict=True):
+        write_card(making, spec, speed)
 
 
 @dataclass(frozen=True)
@@ -114,12 +116,11 @@ class Making:
             run(program, str(model), *arguments, "--json", str(figures))
             return dict(json.loads(figures.read_text()))
 
-    def bundle(self, *options: str) -> None:
-        """Export where there is a run, measure, and state the figures in the spec."""
-        if self.run is not None:
-            self.export(*options)
-        spec = spec_of(self.path)
-        state(self.path, dataclasses.replace(spec, accuracy=self.measure(self.path)))
+    def state_figures(self) -> ModelSpec:
+        """Measure the bundled file and state the figures in its spec."""
+        spec = dataclasses.replace(spec_of(self.path), accuracy=self.measure(self.path))
+        state(self.path, spec)
+        return spec
 
 
 def spec_of(path: Path) -> ModelSpec:
@@ -138,11 +139,9 @@ def run(*command: str) -> None:
     subprocess.run([sys.executable, *command], cwd=ROOT, check=True)
 
 
-def write_card(making: Making, speed: dict[str, Any]) -> None:
+def write_card(making: Making, spec: ModelSpec, speed: dict[str, Any]) -> None:
     """CARD.md from the card's text, the spec, the run's record and the measured speed."""
     name, path = making.name, making.path
-    spec = spec_of(path)
-    parity = json.loads(path.with_name("model.onnx.report.json").read_text())
     stages = (
         ("detect",) if name == DETECTOR else ("crop", "network", "decode points", "crop + decode")
     )
@@ -152,19 +151,14 @@ def write_card(making: Making, speed: dict[str, Any]) -> None:
     )
     text = (Path(__file__).with_name("cards") / f"{name}.md").read_text()
     card = path.with_name("CARD.md")
-    trained = stated(text, card.read_text()) if making.run is None else training(making.run)
-    filled = trained | {
+    made = stated(text, card.read_text()) if making.run is None else record(making.run, path)
+    filled = made | {
         "SHA256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "SIZE": f"{path.stat().st_size / 1e6:.1f} MB",
         "TRAINING_DATA": spec.training_data,
         "LICENCE": spec.licence,
         "PROTOCOL": spec.accuracy["protocol"],
         "ACCURACY": accuracy_table(dict(spec.accuracy)),
-        "PARITY": (
-            f"{parity['fp32']['largest_px']:.1e} px at most over {parity['structured_images']} "
-            f"structured images and {parity['photos']} real ones, "
-            f"{parity['fp32']['argmax_flips']} argmax flips"
-        ),
         "SPEED": "| stage | p50 ms | p95 ms |\n|---|---|---|\n" + milliseconds,
         "MACHINE": ", ".join(
             (
@@ -178,13 +172,19 @@ def write_card(making: Making, speed: dict[str, Any]) -> None:
     replace_file(card, lambda temporary: temporary.write_text(text))
 
 
-def training(folder: Path) -> dict[str, str]:
-    """What a card says of the training run in a folder."""
-    record = checkpoint.read(folder / "best.safetensors").record
+def record(folder: Path, path: Path) -> dict[str, str]:
+    """What a card says of the training run in a folder and of the export to a file."""
+    trained = checkpoint.read(folder / "best.safetensors").record
+    parity = json.loads(path.with_name("model.onnx.report.json").read_text())
     return {
-        "EPOCH": str(record["epoch"]),
-        "EPOCHS": str(record["settings"]["epochs"]),
+        "EPOCH": str(trained["epoch"]),
+        "EPOCHS": str(trained["settings"]["epochs"]),
         "PACE": f"{pace(folder):.0f} images/s",
+        "PARITY": (
+            f"{parity['fp32']['largest_px']:.1e} px at most over {parity['structured_images']} "
+            f"structured images and {parity['photos']} real ones, "
+            f"{parity['fp32']['argmax_flips']} argmax flips"
+        ),
     }
 
 
