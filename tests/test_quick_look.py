@@ -20,7 +20,7 @@ from facemark_sdk.detect.retinaface import priors
 
 OWN = 0.5
 """The bundled detector's score threshold."""
-FULL = 576
+FULL = 512
 """Its size."""
 
 Found = list[tuple[float, int]]

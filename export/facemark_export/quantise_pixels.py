@@ -20,7 +20,17 @@ _CAST, _CUT, _BLOCKS, _JOINED = (f"pixels/{name}" for name in ("cast", "cut", "b
 _LEAST_KERNEL = 5
 """Side of a first kernel from which blocks are worth their own cost: 7 x 7 of ResNet-18 takes half
 the time, 3 x 3 of EfficientNet-Lite0 as long as without."""
-_NORMALISING = ("Cast", "Sub", "Add", "Mul", "Div", "Slice", "Gather", "Transpose")
+_NORMALISING = (
+    "Cast",
+    "Sub",
+    "Add",
+    "Mul",
+    "Div",
+    "BatchNormalization",
+    "Slice",
+    "Gather",
+    "Transpose",
+)
 _SAME = 1e-4
 """By so much a graph's normalisation may differ from the spec's: rounding."""
 

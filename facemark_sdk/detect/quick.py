@@ -1,21 +1,19 @@
 """When a quick look at a small copy of an image is enough: RetinaFace's default size.
 
-Chosen with `retinaface_mnet025` on its 959 training scenes, 306 of them with several faces, among
-quick looks at 192, 224 and 256 pixels, against one look at its own size, 576: recall may fall by
-at most 0.003, over all scenes and over those with several faces, and single faces should take few
-second looks. Scores of 0.5 and more, faces of 24 px and more:
+The rule was chosen with a former `retinaface_mnet025` on its 959 training scenes, 306 of them with
+several faces: at most 0.003 of recall for as few second looks at single faces as that allows. What
+it does with the present one, against one look at its own size, 512; scores of 0.5 and more, faces
+of 24 px and more (`python benchmarks/quick_look.py retinaface_mnet025 --data SCENES`):
 
     scenes          recall, one look   with a quick look   second looks
-    training, all             0.8955              0.8941           25 %
-      several faces           0.8122              0.8098           53 %
-      one face                1.0000              1.0000           11 %
-    held-out (96)             0.9527              0.9527           25 %
+    training, all             0.9063              0.9029           26 %
+      several faces           0.8317              0.8256           53 %
+      one face                1.0000              1.0000           14 %
+    held-out (96)             0.9459              0.9459           25 %
 
-In the held-out scenes precision goes from 0.972 to 0.966 (one more false face) and the time to a
-half; close-ups are found as often (0.9835) and the five points are as exact (5.1 % of the box's
-side against 5.2 %). Quick looks at 192 pixels cost 0.006 to 0.02 of recall where there are several
-faces: they show no sign of a tiny face beside a large one. A rule that trusts one face only costs
-as much recall as this one and takes second looks at 91 % of the scenes with several.
+Precision rises from 0.961 to 0.970, in the held-out scenes from 0.966 to 0.972. A `HINT` of 0.03
+would cost 0.0013 (several faces: 0.0024) and take second looks at 36 %. A rule that trusts one face
+only costs as much recall and takes second looks at nine in ten scenes with several.
 `python benchmarks/detector_size.py` draws the rule beside single sizes.
 """
 
@@ -31,10 +29,9 @@ SIZE = 256
 Others state none and look once, as the rule was measured on our scores only."""
 LEAST_SIDE = 32
 """Pixels of a face's longer side in the quick look. The five points of smaller ones were off by
-11 % of the box's side in the training scenes, and by 6 % in the full look."""
+11 % of the box's side in the training scenes, and by 6 % in the full look (former detector)."""
 HINT = 0.06
-"""Share of the score of a face from which something may turn out to be one in the full look. 0.07
-costs 0.0037 of recall where there are several faces; 0.04 looks again at 16 % of single faces."""
+"""Share of the score of a face from which something may turn out to be one in the full look."""
 
 
 def quick_size(chosen: int, det_size: int) -> int | None:
