@@ -10,8 +10,10 @@ import sys
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 import torch
+from onnx import helper, numpy_helper
 from safetensors.torch import save_file
 from test_pip_decode import loop_decode
 
@@ -20,6 +22,7 @@ from facemark_export.export import ParityError, export_checkpoint
 from facemark_export.graph import ExportGraph
 from facemark_export.networks import build_network
 from facemark_export.networks.architecture import Architecture, build
+from facemark_export.slim import slim
 from facemark_export.source import Choices, read_source
 from facemark_export.training.recipes import RECIPES
 from facemark_export.training.recipes.heatmaps import HeatmapRecipe
@@ -297,3 +300,44 @@ def test_photos_are_counted_and_must_be_photos(tmp_path, photo, exported):
     with pytest.raises(ImageError, match=r"x\.jpg"):
         export_checkpoint(ckpt, tmp_path / "other.onnx", photos=[tmp_path / "x.jpg"])
     assert not (tmp_path / "other.onnx").exists()
+
+
+def test_folded_normalisations_keep_the_names_of_weights():
+    """`--init` reads weights by the network's names; of two layers that share them one keeps it."""
+    rng = np.random.default_rng(0)
+    floats = {
+        "network.weight": rng.standard_normal((3, 3, 1, 1)),
+        **{f"{kind}{i}": rng.uniform(1, 2, 3) for kind in "sbmv" for i in range(2)},
+    }
+    nodes = [
+        node
+        for i in range(2)
+        for node in (
+            helper.make_node("Conv", ["x", "network.weight"], [f"c{i}"], name=f"conv{i}"),
+            helper.make_node(
+                "BatchNormalization", [f"c{i}", *(k + str(i) for k in "sbmv")], [f"y{i}"]
+            ),
+        )
+    ]
+    image = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", 3, 8, 8])
+    outputs = [
+        helper.make_tensor_value_info(f"y{i}", onnx.TensorProto.FLOAT, ["n", 3, 8, 8])
+        for i in range(2)
+    ]
+    constants = [numpy_helper.from_array(np.float32(value), name) for name, value in floats.items()]
+    graph = helper.make_graph(nodes, "two", [image], outputs, constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    slimmed = slim(model)
+    assert [node.op_type for node in slimmed.graph.node] == ["Conv", "Conv"]
+    weights = [node.input[1] for node in slimmed.graph.node]
+    assert len(set(weights)) == 2
+    assert "network.weight" in weights
+    x = rng.standard_normal((2, 3, 8, 8)).astype(np.float32)
+    before, after = (
+        ort.InferenceSession(m.SerializeToString(), providers=["CPUExecutionProvider"]).run(
+            None, {"x": x}
+        )
+        for m in (model, slimmed)
+    )
+    for was, now in zip(before, after, strict=True):
+        np.testing.assert_allclose(now, was, rtol=1e-4, atol=1e-5)

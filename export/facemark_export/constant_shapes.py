@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 import onnxruntime as ort
-import onnxslim
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from facemark_export.slim import slim
 from facemark_sdk.spec import ModelSpec
 
 Shapes = NDArray[np.int64]
@@ -51,8 +51,7 @@ def constant_shapes(model: onnx.ModelProto, spec: ModelSpec) -> onnx.ModelProto:
             _reshape(changed.graph, node, taken, given)
         else:
             _resize(changed.graph, node, taken, given)
-    slimmed: onnx.ModelProto = onnxslim.slim(changed)
-    return slimmed
+    return slim(changed)
 
 
 def _asks(node: onnx.NodeProto, model: onnx.ModelProto) -> bool:

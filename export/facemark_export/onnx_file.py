@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-import onnxslim
 import torch
 from google.protobuf.message import DecodeError
 from onnx import compose
@@ -19,6 +18,7 @@ from onnx import compose
 from facemark_export.constant_shapes import constant_shapes
 from facemark_export.graph import ExportGraph, example_image
 from facemark_export.quantise_decode import dequantise_late
+from facemark_export.slim import rename, slim
 from facemark_sdk.errors import CheckpointError
 from facemark_sdk.spec import METADATA_KEY, ModelSpec
 
@@ -66,7 +66,7 @@ def export_module(
         optimize=True,
         verbose=False,
     )
-    model = onnxslim.slim(program.model_proto)
+    model = slim(program.model_proto)
     model.ir_version = IR_VERSION
     del model.metadata_props[:]
     model.doc_string = ""
@@ -95,7 +95,7 @@ def append_decoder(network: onnx.ModelProto, decoder: onnx.ModelProto) -> onnx.M
     dequantise_late(merged, [entry.name for entry in network.graph.output])
     # the network may have a tensor of its own of such a name
     own = {name: f"network/{name}" for name in wanted}
-    _rename(merged.graph, own | {f"decode/{name}": name for name in wanted})
+    rename(merged.graph, own | {f"decode/{name}": name for name in wanted})
     return merged
 
 
@@ -130,15 +130,6 @@ def load(path: Path) -> tuple[onnx.ModelProto, ModelSpec]:
             f"facemark-export --onnx {path} -o FP32.onnx, and take that one"
         )
     return model, ModelSpec.from_json(record)
-
-
-def _rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:
-    for node in graph.node:
-        for entries in (node.input, node.output):
-            for i, name in enumerate(entries):
-                entries[i] = names.get(name, name)
-    for entry in (*graph.output, *graph.initializer, *graph.value_info):
-        entry.name = names.get(entry.name, entry.name)
 
 
 def _quietly(function: Any, *args: Any, **kwargs: Any) -> Any:
