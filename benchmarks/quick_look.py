@@ -36,14 +36,14 @@ class Remembering(FaceDetector):
 
     def __init__(self, *given: Any, **options: Any) -> None:
         super().__init__(*given, **options)
-        self._seen: dict[tuple[int, int], Detections] = {}
+        self._seen: dict[tuple[int, int], tuple[NDArray[Any], Detections]] = {}
 
     def _look(self, image: NDArray[Any], size: int, threshold: float | None = None) -> Detections:
         self.looks += 1
         key = id(image), size
         if key not in self._seen:
-            self._seen[key] = super()._look(image, size, CURVE_SCORE)
-        seen = self._seen[key]
+            self._seen[key] = image, super()._look(image, size, CURVE_SCORE)
+        seen = self._seen[key][1]  # beside its image, without which the key could be another's
         faces = seen.scores >= (self.score_threshold if threshold is None else threshold)
         return Detections(seen.boxes[faces], seen.scores[faces], seen.kps[faces])
 

@@ -1,11 +1,12 @@
-"""Make the bundled models from finished training runs: export, measure, export again, card.
+"""Make the bundled models from finished training runs: export, measure, state, card.
 
 Run from the repository's root, with ``../shared/data`` or a folder laid out like it:
 
     python models/bundle.py --detector-run DIR --landmark-run DIR --data ../shared/data
 
-The two runs are made by the commands that stand in the cards. One of them is enough: a landmark
-model without a run stays as it is, its figures are measured again with the new detector's boxes.
+The two runs are made by the commands that stand in the cards. A model without a run stays as it is,
+its figures are measured again: a landmark model's crop rule is then still that for the boxes of the
+detector before. `bundle_int8.py` comes next: its files and cards name these files.
 """
 
 from __future__ import annotations
@@ -88,12 +89,12 @@ def main(
 
 @dataclass(frozen=True)
 class Making:
-    """One model in the making: its name, how it is exported and measured, its training run."""
+    """One model in the making: how it is exported and measured, and its training run's folder."""
 
     name: str
     options: tuple[str, ...]
     measuring: tuple[str, ...]
-    run: Path | None = None
+    folder: Path | None = None
 
     @property
     def path(self) -> Path:
@@ -102,8 +103,8 @@ class Making:
 
     def export(self, *options: str) -> Path:
         """Write model.onnx and its report into the bundle."""
-        assert self.run is not None
-        ckpt = self.run / "best.safetensors"
+        assert self.folder is not None
+        ckpt = self.folder / "best.safetensors"
         command = ("--ckpt", str(ckpt), "-o", str(self.path), "--name", self.name)
         run("-m", "facemark_export.cli", *command, *self.options, *options)
         return self.path
@@ -151,7 +152,8 @@ def write_card(making: Making, spec: ModelSpec, speed: dict[str, Any]) -> None:
     )
     text = (Path(__file__).with_name("cards") / f"{name}.md").read_text()
     card = path.with_name("CARD.md")
-    made = stated(text, card.read_text()) if making.run is None else record(making.run, path)
+    folder = making.folder
+    made = stated(text, card.read_text()) if folder is None else record(folder, path)
     filled = made | {
         "SHA256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "SIZE": f"{path.stat().st_size / 1e6:.1f} MB",

@@ -238,13 +238,13 @@ class FaceDetector:
         return found
 
     def _look_quickly(self, image: Image, size: int) -> Detections:
-        """A quick look, and a full one where that is not enough.
+        """RetinaFace's quick look and, where that is not enough, its full one.
 
         A large image is made small once for both.
         """
         if max(image.shape[:2]) <= max(retinaface.BILINEAR * size, self.det_size):
             return self._look_at(image, size)
-        small, scales = retinaface.letterbox(image, self.det_size, stride=1)
+        small, scales = retinaface.fit(image, self.det_size)
         seen, to_image = self._look_at(small, size), self._decoder.to_image
         return Detections(to_image(seen.boxes, scales), seen.scores, to_image(seen.kps, scales))
 

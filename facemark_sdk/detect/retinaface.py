@@ -31,7 +31,7 @@ TOP_K = 5000
 """Overlap that suppresses, and candidates that enter the suppression at most (COMPAT 5.2)."""
 BILINEAR = 3
 """Times by which an image shrinks at most by bilinear sampling alone, which leaves pixels out from
-2 on. Averaging first finds no more: on the 96 held-out scenes of 512 pixels the int8 detector's
+2 on. Averaging first finds no more: on the 96 held-out scenes of 512 pixels a former detector's
 recall is the same at 176, 208 and 240 pixels, its average precision 0.889, 0.898 and 0.913 with,
 0.884, 0.904 and 0.927 without; the letterbox takes half as long again with it."""
 
@@ -47,8 +47,29 @@ def letterbox(
         stride: Both sides of the canvas are multiples of this.
 
     Returns:
-        The canvas, (h, w, 3) uint8, with the image in its top left corner, and its scales (sx, sy),
-        canvas pixels an image pixel. They differ by the rounding to whole pixels.
+        The canvas, (h, w, 3) uint8, with the image in its top left corner, and its scales, as `fit`
+        gives them.
+    """
+    canvas, scales = fit(image, size)
+    below, beside = -canvas.shape[0] % stride, -canvas.shape[1] % stride
+    if below or beside:
+        padded = cv2.copyMakeBorder(
+            canvas, 0, below, 0, beside, cv2.BORDER_CONSTANT, value=MEAN_BGR
+        )
+        canvas = np.asarray(padded, np.uint8)
+    return canvas, scales
+
+
+def fit(image: Pixels, size: int) -> tuple[Pixels, tuple[float, float]]:
+    """Resize an image to a longest side.
+
+    Args:
+        image: (H, W, 3) uint8.
+        size: The longest side in pixels.
+
+    Returns:
+        The image, (h, w, 3) uint8, and its scales (sx, sy), new pixels an old pixel. They differ by
+        the rounding to whole pixels.
     """
     height, width = image.shape[:2]
     scale = size / max(height, width)
@@ -57,13 +78,8 @@ def letterbox(
     shrunk = _halved(image, most)
     far = max(shrunk.shape[:2]) > most
     interpolation = cv2.INTER_AREA if far else cv2.INTER_LINEAR
-    canvas = cv2.resize(shrunk, (new_width, new_height), interpolation=interpolation)
-    below, beside = -new_height % stride, -new_width % stride
-    if below or beside:
-        canvas = cv2.copyMakeBorder(
-            canvas, 0, below, 0, beside, cv2.BORDER_CONSTANT, value=MEAN_BGR
-        )
-    return np.asarray(canvas, np.uint8), (new_width / width, new_height / height)
+    fitted = cv2.resize(shrunk, (new_width, new_height), interpolation=interpolation)
+    return np.asarray(fitted, np.uint8), (new_width / width, new_height / height)
 
 
 def _halved(image: Pixels, most: int) -> Pixels:
