@@ -433,7 +433,7 @@ def test_training_finds_drawn_faces(scenes: list[Scene]) -> None:
         return network(images.permute(0, 3, 1, 2).float() - mean)
 
     history = []
-    for _ in range(50):
+    for _ in range(80):
         total = sum(task.losses(forward(batch["image"]), batch).values())
         optimizer.zero_grad()
         total.backward()

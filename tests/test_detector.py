@@ -99,8 +99,9 @@ def test_faces_with_landmarks(
     make: Callable[..., Detector], scene: Scene, mean_face: NDArray[np.float64]
 ) -> None:
     face, other = make()(scene((72, 72, 255), (184, 184, 200)))
-    np.testing.assert_allclose(face.landmarks, [40, 40] + mean_face * 64, atol=0.01)
-    np.testing.assert_allclose(other.landmarks, [152, 152] + mean_face * 64, atol=0.01)
+    # the crops begin at the nearest whole pixels
+    np.testing.assert_allclose(face.landmarks, [40, 40] + mean_face * 64, atol=0.5)
+    np.testing.assert_allclose(other.landmarks, [152, 152] + mean_face * 64, atol=0.5)
     assert face.layout.name == "ibug68"
     for array in (face.bbox, face.kps, face.landmarks, face.landmark_scores):
         assert array.dtype == np.float32

@@ -43,7 +43,8 @@ def test_image_points_lie_in_the_box(
     corner = np.array([x + width / 2, y + height / 2]) - side / 2
     box = [x, y, x + width, y + height]
     out = landmark_model.predict(np.zeros((200, 200, 3), np.uint8), [box])
-    np.testing.assert_allclose(out.points[0], corner + mean_face * side, atol=0.01)
+    moved = 0.76 if side < 2 * CROP else 1  # to whole pixels, or blocks of two
+    np.testing.assert_allclose(out.points[0], corner + mean_face * side, atol=moved)
 
 
 def test_faces_keep_their_order(landmark_model: LandmarkModel, scene: Scene) -> None:
