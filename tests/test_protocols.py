@@ -203,8 +203,9 @@ def test_errors_on_published_crops_are_the_published_ones(capsys):
         truth = (points - [x0, y0]) / [x1 - x0, y1 - y0]
         errors = np.linalg.norm(mean_of("ibug68") - truth, axis=1)
         nme = errors.mean() / np.linalg.norm(truth[36] - truth[45])
-        # the network answers alike wherever the crop is, which lies at whole pixels
-        assert face["nme_percent"]["clean"] == pytest.approx(100 * nme, rel=2e-3)
+        # the network gives the same fractions of every crop, and crops lie at whole pixels
+        moved = 0.76 / np.linalg.norm(points[36] - points[45])
+        assert face["nme_percent"]["clean"] == pytest.approx(100 * nme, abs=100 * moved)
 
 
 @pytest.mark.usefixtures("converted")
