@@ -78,18 +78,16 @@ def main(
     }
     table = Table("full", "quick", "least side", "hint", "scenes", "", "recall", "precision", "2nd")
     for full in full_sizes or (detector.det_size,):
-        detector.det_size, detector.quick_size = full, None
-        detector._sizes = detector._decoder.sizes(full)
-        for name, scenes in groups.items():
-            row = figures(detector, scenes)
-            table.add_row(str(full), "-", "-", "-", name, str(len(scenes)), *row)
-        for size, side, hint in product(quick_sizes, least_sides, hints):
-            detector.quick_size, quick.LEAST_SIDE, quick.HINT = size, side, hint
+        detector.det_size, detector._sizes = full, detector._decoder.sizes(full)
+        for rule in (None, *product(quick_sizes, least_sides, hints)):
+            if rule is None:
+                detector.quick_size = None
+            else:
+                detector.quick_size, quick.LEAST_SIDE, quick.HINT = rule
+            said = [f"{value:g}" for value in rule] if rule else ["-"] * 3
             for name, scenes in groups.items():
                 row = figures(detector, scenes)
-                table.add_row(
-                    str(full), str(size), str(side), f"{hint:g}", name, str(len(scenes)), *row
-                )
+                table.add_row(str(full), *said, name, str(len(scenes)), *row)
     Console(width=120).print(table)
     Console().print(f"score {detector.score_threshold:g}, faces of {SMALLEST:g} px and more")
 

@@ -37,8 +37,8 @@ from facemark_sdk.spec import ModelSpec
 ROOT = Path(__file__).parents[1]
 BUNDLE = ROOT / "models" / "facemark_models"
 DET_SIZE = 512
-"""Of 416, 448, 512 and 576 the least with the recall of the largest on the training scenes
-(`benchmarks/quick_look.py`)."""
+"""Of 416, 448, 512 and 576 the least whose recall on the training scenes is within 0.004 of the
+largest one's (`benchmarks/quick_look.py`)."""
 DETECTOR, LANDMARKS = "retinaface_mnet025", "pipnet_lite0_68"
 PRECISIONS, AGAIN = "## Precisions", "## Make it again"
 """Headings of the cards: what `bundle_int8.py` writes, and what it is written before."""

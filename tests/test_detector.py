@@ -99,9 +99,9 @@ def test_faces_with_landmarks(
     make: Callable[..., Detector], scene: Scene, mean_face: NDArray[np.float64]
 ) -> None:
     face, other = make()(scene((72, 72, 255), (184, 184, 200)))
-    # the crops begin at the nearest whole pixels
-    np.testing.assert_allclose(face.landmarks, [40, 40] + mean_face * 64, atol=0.5)
-    np.testing.assert_allclose(other.landmarks, [152, 152] + mean_face * 64, atol=0.5)
+    # the crops of 128 px begin at the nearest whole pixels, a quarter of one before
+    np.testing.assert_allclose(face.landmarks, [39.75, 39.75] + mean_face * 64, atol=0.01)
+    np.testing.assert_allclose(other.landmarks, [151.75, 151.75] + mean_face * 64, atol=0.01)
     assert face.layout.name == "ibug68"
     for array in (face.bbox, face.kps, face.landmarks, face.landmark_scores):
         assert array.dtype == np.float32

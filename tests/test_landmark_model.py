@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from facemark_sdk import Detector, FacemarkError, ImageError, LandmarkModel, ModelError
+from facemark_sdk.crop import to_image
 from facemark_sdk.landmark_model import CPU_BATCH
 
 Scene = Callable[..., NDArray[np.uint8]]
@@ -42,7 +43,10 @@ def test_image_points_lie_in_the_box(
     side = max(width, height)
     corner = np.array([x + width / 2, y + height / 2]) - side / 2
     box = [x, y, x + width, y + height]
-    out = landmark_model.predict(np.zeros((200, 200, 3), np.uint8), [box])
+    image = np.zeros((200, 200, 3), np.uint8)
+    out = landmark_model.predict(image, [box])
+    _, affines = landmark_model.crop([image], [[box]])
+    np.testing.assert_allclose(out.points, to_image(mean_face[None] * CROP, affines), atol=0.01)
     moved = 0.76 if side < 2 * CROP else 1  # to whole pixels, or blocks of two
     np.testing.assert_allclose(out.points[0], corner + mean_face * side, atol=moved)
 
