@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from facemark_sdk.bilinear import resize
 from facemark_sdk.detect import retinaface
 from facemark_sdk.detect.retinaface import decode, iou, letterbox, priors, to_image
 
@@ -48,7 +49,7 @@ def test_a_frame_is_sampled_once_at_the_size_of_the_quick_look() -> None:
     frame = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
     canvas, scales = letterbox(frame, 256)
     assert scales == (0.4, 0.4)
-    assert np.array_equal(canvas, cv2.resize(frame, (256, 192), interpolation=cv2.INTER_LINEAR))
+    assert np.array_equal(canvas, resize(frame, 256, 192))
 
 
 def test_a_halved_photo_is_the_mean_of_what_each_pixel_covers() -> None:

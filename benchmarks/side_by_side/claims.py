@@ -127,14 +127,15 @@ def _eager(times: Times) -> Iterator[Claim]:
 
 def _rates(r18: Path, int8: Path | None) -> Callable[[Times], Iterator[Claim]]:
     def make(times: Times) -> Iterator[Claim]:
-        for library, rate in product_rates(times).items():
-            product = f"{library}'s matrix-product rate"
-            share = 100 * network_rate(times[NETWORK, R18], r18) / rate
-            yield Claim(f"R18 fp32: share of {product}", share, 95, True, "%")
+        flops = 100 * count_flops(r18) / FLOPS
+        for library in product_rates(times):
+            product, said = times[PRODUCT, library], f"{library}'s matrix-product rate"
+            share = flops * quotient(product, times[NETWORK, R18])
+            yield Claim(f"R18 fp32: share of {said}", share, 95, True, "%")
             if int8 is not None and (NETWORK, R18_INT8) in times:
                 # the float network's operations: int8 files pad a kernel here and there
-                share = 100 * network_rate(times[NETWORK, R18_INT8], r18) / (INT8_GAIN * rate)
-                yield Claim(f"R18 int8: share of {INT8_GAIN} x {product}", share, 75, True, "%")
+                share = flops * quotient(product, times[NETWORK, R18_INT8]) / INT8_GAIN
+                yield Claim(f"R18 int8: share of {INT8_GAIN} x {said}", share, 75, True, "%")
 
     return make
 

@@ -12,6 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from facemark_sdk.bilinear import resize
+
 Float = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
 
@@ -76,9 +78,10 @@ def fit(image: Pixels, size: int) -> tuple[Pixels, tuple[float, float]]:
     new_width, new_height = max(1, round(width * scale)), max(1, round(height * scale))
     most = BILINEAR * size
     shrunk = _halved(image, most)
-    far = max(shrunk.shape[:2]) > most
-    interpolation = cv2.INTER_AREA if far else cv2.INTER_LINEAR
-    fitted = cv2.resize(shrunk, (new_width, new_height), interpolation=interpolation)
+    if max(shrunk.shape[:2]) > most:
+        fitted = cv2.resize(shrunk, (new_width, new_height), interpolation=cv2.INTER_AREA)
+    else:
+        fitted = resize(shrunk, new_width, new_height)
     return np.asarray(fitted, np.uint8), (new_width / width, new_height / height)
 
 
