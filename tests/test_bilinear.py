@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 
 import cv2
 import numpy as np
@@ -11,10 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from facemark_sdk.bilinear import ALONE, resize
+from facemark_sdk.bilinear import SMALL, resize
 
-ROUNDING = 0.85
-"""Grey values: IPP rounds once, by 0.5 at most, OpenCV's own kernel twice."""
+ROUNDING = 0.9
+"""Grey values: OpenCV's own kernel rounds twice."""
+ONCE = 0.6
+"""IPP rounds once."""
 
 
 def by_hand(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.float64]:
@@ -46,7 +49,7 @@ def test_pixels_are_bilinear_samples(
 
 @pytest.mark.parametrize("side", [256, 300])
 def test_a_part_is_resized_into_a_part_of_a_batch(side: int) -> None:
-    assert (ALONE >= 256 * 256) and (ALONE < 300 * 300)
+    assert 256 * 256 <= SMALL < 300 * 300
     image = np.random.default_rng(0).integers(0, 256, (200, 320, 3), np.uint8)
     batch = np.zeros((3, side, side, 3), np.uint8)
     resize(image[20:120, 30:140], side, side, out=batch[1])
@@ -55,26 +58,47 @@ def test_a_part_is_resized_into_a_part_of_a_batch(side: int) -> None:
     assert not batch[[0, 2]].any()
 
 
-@pytest.mark.parametrize("before", [False, True])
-def test_opencv_is_left_as_it_was(before: bool) -> None:
+@pytest.fixture
+def inexact() -> Iterator[None]:
+    """Put back what the other tests find."""
+    before = cv2.ipp.useIPP_NotExact()
+    yield
+    cv2.ipp.setUseIPP_NotExact(before)
+
+
+@pytest.mark.usefixtures("inexact")
+@pytest.mark.parametrize("size", [(480, 640, 256, 192), (125, 125, 256, 256), (300, 200, 96, 112)])
+def test_ipp_rounds_once(size: tuple[int, int, int, int]) -> None:
+    cv2.ipp.setUseIPP_NotExact(True)
+    if not cv2.ipp.useIPP_NotExact():
+        pytest.skip("this OpenCV has no IPP")
+    cv2.ipp.setUseIPP_NotExact(False)
+    rows, columns, width, height = size
+    image = np.random.default_rng(0).integers(0, 256, (rows, columns, 3), np.uint8)
+    assert np.abs(resize(image, width, height) - by_hand(image, width, height)).max() <= ONCE
+    plain = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+    assert np.abs(plain - by_hand(image, width, height)).max() > ONCE
+
+
+@pytest.mark.usefixtures("inexact")
+@pytest.mark.parametrize("wanted", [False, True])
+def test_opencv_is_left_as_it_was(wanted: bool) -> None:
     """Also after an error, and in other threads."""
     seen = []
     image = np.zeros((8, 8, 3), np.uint8)
-    cv2.ipp.setUseIPP_NotExact(before)
+    cv2.ipp.setUseIPP_NotExact(wanted)
     before = cv2.ipp.useIPP_NotExact()  # False where OpenCV has no IPP
-    try:
-        resize(image, 16, 16)
-        with pytest.raises(cv2.error):
-            resize(image, 0, 16)
-        assert cv2.ipp.useIPP_NotExact() == before
-    finally:
-        cv2.ipp.setUseIPP_NotExact(False)
+    resize(image, 16, 16)
+    with pytest.raises(cv2.error):
+        resize(image, 0, 16)
+    assert cv2.ipp.useIPP_NotExact() == before
 
     def work() -> None:
+        seen.append(cv2.ipp.useIPP_NotExact())
         resize(image, 16, 16)
         seen.append(cv2.ipp.useIPP_NotExact())
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert seen == [False]
+    assert seen[0] == seen[1]

@@ -12,13 +12,13 @@ their papers. `--int8` is what `facemark-export --ckpt WORK/r18.pth --meanface W
 --layout wflw98 --precision int8 ...` makes of the first, on a CPU with AMX also with `--amx`.
 
 Protocol: every contender is a process of its own that sleeps until it is its turn; a turn is the
-runs of 0.3 seconds, one at least, that are not counted and `--runs` that are; all have a turn in
-each of `--rounds` rounds, every other round backwards, after one round to warm up. Times are
-medians and 95th percentiles of all runs; quotients are medians over the rounds of the quotient of
-the two turns' medians. All processes may use as many CPUs as `--threads` says (affinity), which is
-also what ONNX Runtime, PyTorch and, by OMP_NUM_THREADS and its like, BLAS are told. mediapipe takes
-no such number: on Linux its networks run on one thread; "cores" is the CPU time by the wall time of
-each contender. With `--threads 1` nobody has more than it.
+runs of 0.3 seconds, one at least, that are not counted (`worker.WARM_UP`), and `--runs` that are;
+all have a turn in each of `--rounds` rounds, every other round backwards, after one round to warm
+up. Times are medians and 95th percentiles of all runs; quotients are medians over the rounds of the
+quotient of the two turns' medians. All processes may use as many CPUs as `--threads` says
+(affinity), which is also what ONNX Runtime, PyTorch and, by OMP_NUM_THREADS and its like, BLAS are
+told. mediapipe takes no such number: on Linux its networks run on one thread; "cores" is the CPU
+time by the wall time of each contender. With `--threads 1` nobody has more than it.
 """
 
 from __future__ import annotations

@@ -127,14 +127,14 @@ def _eager(times: Times) -> Iterator[Claim]:
 
 def _rates(r18: Path, int8: Path | None) -> Callable[[Times], Iterator[Claim]]:
     def make(times: Times) -> Iterator[Claim]:
-        flops = 100 * count_flops(r18) / FLOPS
+        percent = 100 * count_flops(r18) / FLOPS
         for library in product_rates(times):
-            product, said = times[PRODUCT, library], f"{library}'s matrix-product rate"
-            share = flops * quotient(product, times[NETWORK, R18])
+            square, said = times[PRODUCT, library], f"{library}'s matrix-product rate"
+            share = percent * quotient(square, times[NETWORK, R18])
             yield Claim(f"R18 fp32: share of {said}", share, 95, True, "%")
             if int8 is not None and (NETWORK, R18_INT8) in times:
                 # the float network's operations: int8 files pad a kernel here and there
-                share = flops * quotient(product, times[NETWORK, R18_INT8]) / INT8_GAIN
+                share = percent * quotient(square, times[NETWORK, R18_INT8]) / INT8_GAIN
                 yield Claim(f"R18 int8: share of {INT8_GAIN} x {said}", share, 75, True, "%")
 
     return make

@@ -4,7 +4,8 @@ The first line on standard input says what to build: {"module", "kind", "options
 answer is {"ready": what it says of itself}, or {"failed": why}. Each further line is {"runs": N};
 the answer is {"wall": [ms], "cpu": [ms], "inner": {name: [ms]}} of N runs. The runs of the first
 `WARM_UP` seconds, one at least, are not counted: they find the processor asleep and its caches full
-of the others' data, which after 20 runs of a network of 3 ms it was a sixth faster without.
+of the others' data. A network of 3 ms took a sixth longer in the second of its runs than in the
+twentieth.
 
 This file also runs in the environment of the packages that we compare with: only the standard
 library at the top.
