@@ -127,9 +127,9 @@ def _eager(times: Times) -> Iterator[Claim]:
 
 def _rates(r18: Path, int8: Path | None) -> Callable[[Times], Iterator[Claim]]:
     def make(times: Times) -> Iterator[Claim]:
-        percent = 100 * count_flops(r18) / FLOPS
         for library in product_rates(times):
             square, said = times[PRODUCT, library], f"{library}'s matrix-product rate"
+            percent = 100 * count_flops(r18) / FLOPS
             share = percent * quotient(square, times[NETWORK, R18])
             yield Claim(f"R18 fp32: share of {said}", share, 95, True, "%")
             if int8 is not None and (NETWORK, R18_INT8) in times:
