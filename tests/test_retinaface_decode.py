@@ -50,6 +50,8 @@ def test_a_frame_is_sampled_once_at_the_size_of_the_quick_look() -> None:
     canvas, scales = letterbox(frame, 256)
     assert scales == (0.4, 0.4)
     assert np.array_equal(canvas, resize(frame, 256, 192))
+    opencvs = cv2.resize(frame, (256, 192), interpolation=cv2.INTER_LINEAR)
+    assert np.abs(canvas.astype(int) - opencvs).max() <= 1
 
 
 def test_a_halved_photo_is_the_mean_of_what_each_pixel_covers() -> None:

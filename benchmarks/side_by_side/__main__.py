@@ -32,7 +32,9 @@ from typing import Annotated, Any
 import claims as judged
 import tyro
 from field import NETWORK, PRODUCT, R18, R18_INT8, contenders
+from flops import count_flops
 from prepare import prepare
+from rates import FLOPS
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
@@ -123,12 +125,12 @@ def _rates(times: Mapping[Key, Measured], networks: Mapping[str, Path]) -> dict[
     """GFLOP/s of matrix products and of networks, by name."""
     return {
         **{
-            f"matrix product, {name}": judged.FLOPS / each.percentile(50) / 1e6
+            f"matrix product, {name}": FLOPS / each.percentile(50) / 1e6
             for (group, name), each in times.items()
             if group == PRODUCT
         },
         **{
-            f"network {name}": judged.network_rate(times[NETWORK, name], path)
+            f"network {name}": count_flops(path) / times[NETWORK, name].percentile(50) / 1e6
             for name, path in networks.items()
             if (NETWORK, name) in times
         },

@@ -77,21 +77,6 @@ class _Ran(dict[tuple[str, str], Measured]):
         raise NotMeasured(key)
 
 
-def product_rates(times: Times) -> dict[str, float]:
-    """float32 GFLOP/s by the library whose matrix product it is, the fastest first."""
-    rates = {
-        name: FLOPS / times[PRODUCT, name].percentile(50) / 1e6
-        for name in (NUMPY, TORCH, RUNTIME)
-        if (PRODUCT, name) in times
-    }
-    return dict(sorted(rates.items(), key=lambda item: -item[1]))
-
-
-def network_rate(measured: Measured, model: Path) -> float:
-    """GFLOP/s that a network reaches on one crop."""
-    return count_flops(model) / measured.percentile(50) / 1e6
-
-
 def claims(times: Times, r18: Path, int8: Path | None) -> Iterator[Claim]:
     """All that can be judged; what was not measured is left out."""
     for make in (_eager, _rates(r18, int8), _default, _around, _crowd, _dlib, _mesh):
@@ -127,10 +112,12 @@ def _eager(times: Times) -> Iterator[Claim]:
 
 def _rates(r18: Path, int8: Path | None) -> Callable[[Times], Iterator[Claim]]:
     def make(times: Times) -> Iterator[Claim]:
-        for library in product_rates(times):
-            square, said = times[PRODUCT, library], f"{library}'s matrix-product rate"
-            percent = 100 * count_flops(r18) / FLOPS
-            share = percent * quotient(square, times[NETWORK, R18])
+        network = times[NETWORK, R18]
+        percent = 100 * count_flops(r18) / FLOPS
+        products = {n: times[PRODUCT, n] for n in (NUMPY, TORCH, RUNTIME) if (PRODUCT, n) in times}
+        for library, square in sorted(products.items(), key=lambda item: item[1].percentile(50)):
+            said = f"{library}'s matrix-product rate"
+            share = percent * quotient(square, network)
             yield Claim(f"R18 fp32: share of {said}", share, 95, True, "%")
             if int8 is not None and (NETWORK, R18_INT8) in times:
                 # the float network's operations: int8 files pad a kernel here and there

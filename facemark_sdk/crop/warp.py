@@ -114,7 +114,7 @@ def cut(rule: CropRule, image: Image, boxes: NDArray[np.float64], out: Image) ->
     size = out.shape[1]
     rows = [_affine(rule, size, *box) for box in boxes.tolist()]
     for index, (row, crop) in enumerate(zip(rows, out, strict=True)):
-        whole = _resize(image, row, crop, size)
+        whole = _resize(image, row, crop)
         if whole is None:
             warp_crops(image, _stacked([row]), size, out=crop[None])
         else:
@@ -122,18 +122,18 @@ def cut(rule: CropRule, image: Image, boxes: NDArray[np.float64], out: Image) ->
     return _stacked(rows)
 
 
-def _resize(image: Image, affine: _Row, crop: Image, size: int) -> _Row | None:
+def _resize(image: Image, affine: _Row, crop: Image) -> _Row | None:
     """Cut a crop of whole image pixels, where all of them lie in the image.
 
     Args:
         image: (H, W, 3).
         affine: From crop to image coordinates, without rotation.
         crop: (S, S, 3) to write to.
-        size: Side S of the crop.
 
     Returns:
         The affine of the whole pixels; None where the crop reaches out of the image.
     """
+    size = len(crop)
     a, _, x, _, d, y = affine
     left, columns, fx = _whole(x, a, size)
     top, rows, fy = _whole(y, d, size)

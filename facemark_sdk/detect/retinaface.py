@@ -79,10 +79,11 @@ def fit(image: Pixels, size: int) -> tuple[Pixels, tuple[float, float]]:
     most = BILINEAR * size
     shrunk = _halved(image, most)
     if max(shrunk.shape[:2]) > most:
-        fitted = cv2.resize(shrunk, (new_width, new_height), interpolation=cv2.INTER_AREA)
+        averaged = cv2.resize(shrunk, (new_width, new_height), interpolation=cv2.INTER_AREA)
+        fitted = np.asarray(averaged, np.uint8)
     else:
         fitted = resize(shrunk, new_width, new_height)
-    return np.asarray(fitted, np.uint8), (new_width / width, new_height / height)
+    return fitted, (new_width / width, new_height / height)
 
 
 def _halved(image: Pixels, most: int) -> Pixels:
