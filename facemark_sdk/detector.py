@@ -95,7 +95,8 @@ class Detector:
         """
         loaded = _load_all(images)
         found = [largest_first(self.face_detector(image), self.max_faces) for image in loaded]
-        crops, affines = self.landmark_model.crop(loaded, [part.boxes for part in found])
+        boxes = [part.boxes for part in found]
+        crops, affines = self.landmark_model.crop(loaded, boxes, reuse=True)
         placed = self.landmark_model.to_image(self.landmark_model.predict_crops(crops), affines)
         rows = iter(range(len(placed.points)))
         return [

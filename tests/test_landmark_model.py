@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from onnx import TensorProto, helper
 
 from facemark_sdk import Detector, FacemarkError, ImageError, LandmarkModel, ModelError
 from facemark_sdk.crop import to_image
-from facemark_sdk.landmark_model import CPU_BATCH
+from facemark_sdk.landmark_model import CPU_BATCH, MAX_BATCH
 
 Scene = Callable[..., NDArray[np.uint8]]
 
@@ -71,6 +72,40 @@ def test_large_batches_are_split(
     assert runs == [CPU_BATCH // 2 + 2, CPU_BATCH // 2 + 1]  # alike in size
     np.testing.assert_allclose(parts.points, whole.points, atol=1e-4)
     np.testing.assert_allclose(parts.scores, whole.scores, atol=1e-6)
+
+
+def crop_of(grey: int, count: int, model: LandmarkModel, *, reuse: bool) -> NDArray[np.uint8]:
+    """Crops of a flat image."""
+    image = np.full((64, 64, 3), grey, np.uint8)
+    return model.crop([image], [[[8, 8, 40, 40]] * count], reuse=reuse)[0]
+
+
+def test_crops_are_the_callers_own(landmark_model: LandmarkModel) -> None:
+    first, _ = (crop_of(grey, 2, landmark_model, reuse=False) for grey in (10, 20))
+    crop_of(30, 2, landmark_model, reuse=True)
+    assert (first == 10).all()
+
+
+def test_crops_may_share_one_buffer(landmark_model: LandmarkModel) -> None:
+    many = crop_of(10, 5, landmark_model, reuse=True)
+    few = crop_of(20, 2, landmark_model, reuse=True)
+    assert np.shares_memory(many, few)
+    assert (few == 20).all()
+    assert (many[2:] == 10).all()
+
+
+def test_a_large_crowd_does_not_stay_in_memory(landmark_model: LandmarkModel) -> None:
+    crowd = crop_of(10, MAX_BATCH + 1, landmark_model, reuse=True)
+    assert not np.shares_memory(crowd, crop_of(20, 2, landmark_model, reuse=True))
+
+
+def test_threads_have_buffers_of_their_own(landmark_model: LandmarkModel) -> None:
+    """Otherwise one's faces would be the other's while both are inside `predict`."""
+    here = crop_of(10, 2, landmark_model, reuse=True)
+    with ThreadPoolExecutor(1) as pool:
+        there = pool.submit(crop_of, 20, 2, landmark_model, reuse=True).result()
+    assert not np.shares_memory(here, there)
+    assert (here == 10).all()
 
 
 def test_no_boxes(landmark_model: LandmarkModel, photo: Path) -> None:
