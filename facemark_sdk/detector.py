@@ -95,9 +95,7 @@ class Detector:
         """
         loaded = _load_all(images)
         found = [largest_first(self.face_detector(image), self.max_faces) for image in loaded]
-        boxes = [part.boxes for part in found]
-        crops, affines = self.landmark_model.crop(loaded, boxes, reuse=True)
-        placed = self.landmark_model.to_image(self.landmark_model.predict_crops(crops), affines)
+        placed = self.landmark_model.predict_all(loaded, [part.boxes for part in found])
         rows = iter(range(len(placed.points)))
         return [
             [self._face(part, i, placed, next(rows)) for i in range(len(part))] for part in found

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -28,12 +27,6 @@ CPU_BATCH = 16
 3 % less with Lite0 in fp32, whose maps fit the caches then."""
 
 
-class _Kept(threading.local):
-    """A thread's own buffer of crops."""
-
-    crops: Image | None = None
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Landmarks:
     """Landmarks of N faces.
@@ -48,6 +41,12 @@ class Landmarks:
     points: NDArray[np.float32]
     scores: NDArray[np.float32]
     covariances: NDArray[np.float32] | None = None
+
+
+class _Kept(threading.local):
+    """A thread's own buffer for a batch of crops."""
+
+    crops: Image | None = None
 
 
 class LandmarkModel:
@@ -120,8 +119,31 @@ class LandmarkModel:
             ImageError: The image cannot be used.
             FacemarkError: The boxes are malformed.
         """
-        crops, affines = self.crop([load_image(image)], [boxes], reuse=True)
-        return self.to_image(self.predict_crops(crops), affines)
+        return self.predict_all([load_image(image)], [boxes])
+
+    def predict_all(self, images: Sequence[Image], boxes: Sequence[ArrayLike]) -> Landmarks:
+        """Landmarks of the faces of several images, which share the network's batches.
+
+        Crops are cut a batch at a time, into a buffer that the calling thread keeps: a crowd takes
+        no more memory than a batch does.
+
+        Args:
+            images: (H, W, 3) uint8 each, from `load_image`.
+            boxes: (Ni, 4) for each image, as for `predict`.
+
+        Returns:
+            Points in the pixels of each face's image, image by image.
+
+        Raises:
+            FacemarkError: The boxes are malformed.
+        """
+        checked = [crop.check_boxes(rows) for rows in boxes]
+        parts = []
+        for start, end in self._batches(sum(map(len, checked))):
+            crops = self._buffer(end - start)
+            affines = self._cut(images, checked, start, crops)
+            parts.append(self.to_image(self.decode(self.infer(crops)), affines))
+        return self._joined(parts)
 
     def predict_crops(self, crops: Image) -> Landmarks:
         """Landmarks in crops that are cut already.
@@ -145,13 +167,23 @@ class LandmarkModel:
                 f"crops must be a uint8 array of shape (N, {self.size}, {self.size}, 3) BGR, "
                 f"got {type(crops).__name__ if shape is None else f'{dtype} {shape}'}"
             )
-        if not len(crops):
-            return self._nothing()
-        if len(crops) <= self._most:
-            return self.decode(self.infer(crops))
-        # alike in size: a last batch of one face takes more than its share
-        batches = np.array_split(crops, -(-len(crops) // self._most))
-        parts = [self.decode(self.infer(batch)) for batch in batches]
+        return self._joined(
+            [self.decode(self.infer(crops[a:b])) for a, b in self._batches(len(crops))]
+        )
+
+    def _batches(self, count: int) -> Iterator[tuple[int, int]]:
+        """First face, and the one after the last, of every batch of so many faces.
+
+        They are alike in size: a last batch of one face takes more than its share.
+        """
+        batches = -(-count // self._most)
+        for index in range(batches):
+            yield count * index // batches, count * (index + 1) // batches
+
+    def _joined(self, parts: Sequence[Landmarks]) -> Landmarks:
+        """The landmarks of all batches."""
+        if len(parts) < 2:
+            return parts[0] if parts else self._nothing()
         spreads = [part.covariances for part in parts if part.covariances is not None]
         return Landmarks(
             points=np.concatenate([part.points for part in parts]),
@@ -159,33 +191,48 @@ class LandmarkModel:
             covariances=np.concatenate(spreads) if spreads else None,
         )
 
-    def crop(
-        self, images: Sequence[Image], boxes: Sequence[ArrayLike], *, reuse: bool = False
-    ) -> tuple[Image, Affines]:
+    def crop(self, images: Sequence[Image], boxes: Sequence[ArrayLike]) -> tuple[Image, Affines]:
         """First stage: cut the faces of several images into one batch.
 
         Args:
             images: (H, W, 3) uint8 each, from `load_image`.
             boxes: (Ni, 4) for each image.
-            reuse: Cut into the calling thread's one buffer, which its next such call writes over;
-                more than `MAX_BATCH` crops are an array of their own also then.
 
         Returns:
             Crops (N, S, S, 3) uint8 and their affines (`crop.cut`), N the sum of Ni, image by
             image.
         """
         checked = [crop.check_boxes(rows) for rows in boxes]
-        ends = list(accumulate(map(len, checked)))
-        count = ends[-1] if ends else 0
-        crops = self._buffer(count) if reuse and count <= MAX_BATCH else self._empty(count)
-        affines = [
-            crop.cut(self._rule, image, rows, out=crops[end - len(rows) : end])
-            for image, rows, end in zip(images, checked, ends, strict=True)
-        ]
-        return crops, np.concatenate(affines) if affines else np.empty((0, 2, 3))
+        crops = self._empty(sum(map(len, checked)))
+        return crops, self._cut(images, checked, 0, crops)
+
+    def _cut(
+        self,
+        images: Sequence[Image],
+        boxes: Sequence[NDArray[np.float64]],
+        first: int,
+        out: Image,
+    ) -> Affines:
+        """Cut faces of several images, counted through from 0, into a batch.
+
+        Args:
+            images: As for `crop`.
+            boxes: From `check_boxes`, for each image.
+            first: The face that comes first in the batch; as many follow as it has crops.
+            out: The batch.
+        """
+        affines = [np.empty((0, 2, 3))] if not len(out) else []
+        place = -first  # of an image's first face in the batch
+        for image, rows in zip(images, boxes, strict=True):
+            start, end = max(0, place), min(place + len(rows), len(out))
+            if start < end:
+                own = rows[start - place : end - place]
+                affines.append(crop.cut(self._rule, image, own, out=out[start:end]))
+            place += len(rows)
+        return np.concatenate(affines)
 
     def _buffer(self, count: int) -> Image:
-        """So many crops of the thread's buffer, which grows to what was wanted at most."""
+        """So many crops of the thread's buffer, which grows to the largest batch."""
         kept = self._kept.crops
         if kept is None or len(kept) < count:
             kept = self._kept.crops = self._empty(count)

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper
 
 from facemark_sdk import Detector, FacemarkError, ImageError, LandmarkModel, ModelError
 from facemark_sdk.crop import to_image
-from facemark_sdk.landmark_model import CPU_BATCH, MAX_BATCH
+from facemark_sdk.landmark_model import CPU_BATCH
 
 Scene = Callable[..., NDArray[np.uint8]]
 
@@ -69,43 +69,85 @@ def test_large_batches_are_split(
     infer = landmark_model.infer
     monkeypatch.setattr(landmark_model, "infer", lambda part: runs.append(len(part)) or infer(part))
     parts = landmark_model.predict_crops(crops)
-    assert runs == [CPU_BATCH // 2 + 2, CPU_BATCH // 2 + 1]  # alike in size
+    assert runs == [CPU_BATCH // 2 + 1, CPU_BATCH // 2 + 2]  # alike in size
     np.testing.assert_allclose(parts.points, whole.points, atol=1e-4)
     np.testing.assert_allclose(parts.scores, whole.scores, atol=1e-6)
 
 
-def crop_of(grey: int, count: int, model: LandmarkModel, *, reuse: bool) -> NDArray[np.uint8]:
-    """Crops of a flat image."""
-    image = np.full((64, 64, 3), grey, np.uint8)
-    return model.crop([image], [[[8, 8, 40, 40]] * count], reuse=reuse)[0]
+@pytest.fixture
+def seen(landmark_model: LandmarkModel, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The crops that the network is given, as they are, not copied."""
+    given: list[Any] = []
+    infer = landmark_model.infer
+    monkeypatch.setattr(landmark_model, "infer", lambda part: given.append(part) or infer(part))
+    return given
+
+
+BOX = [8, 8, 40, 40]
+GREY = np.full((64, 64, 3), 10, np.uint8)
+
+
+@pytest.mark.parametrize("call", ["predict", "Detector"])
+def test_calls_cut_into_one_buffer(
+    landmark_model: LandmarkModel,
+    landmark_file: Path,
+    detector_file: Path,
+    scene: Scene,
+    seen: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    call: str,
+) -> None:
+    detector = Detector(landmark_file, detector_file, backend="cpu")
+    monkeypatch.setattr(detector, "landmark_model", landmark_model)
+    image = scene((72, 72, 200))
+    for _ in range(3):
+        found = landmark_model.predict(image, [BOX]) if call == "predict" else detector(image)
+        assert len(found.points if call == "predict" else found) == 1
+    assert len(seen) == 3
+    assert np.shares_memory(seen[0], seen[1])
+    assert np.shares_memory(seen[0], seen[2])
+
+
+def test_a_crowd_takes_a_batch_of_memory(landmark_model: LandmarkModel, seen: list[Any]) -> None:
+    count = 3 * CPU_BATCH
+    boxes = [[x, 8, x + 32, 40] for x in range(count)]
+    image = np.random.default_rng(0).integers(0, 256, (64, 128, 3), np.uint8)
+    together = landmark_model.predict(image, boxes)
+    assert [len(part) for part in seen] == [CPU_BATCH] * 3
+    assert all(np.shares_memory(seen[0], part) for part in seen)
+    crops, affines = landmark_model.crop([image], [boxes])
+    apart = landmark_model.to_image(landmark_model.predict_crops(crops), affines)
+    np.testing.assert_array_equal(together.points, apart.points)
+    np.testing.assert_array_equal(together.scores, apart.scores)
+
+
+@given(st.lists(st.integers(0, 2 * CPU_BATCH + 1), max_size=5))
+def test_images_share_batches(landmark_model: LandmarkModel, counts: list[int]) -> None:
+    """Wherever one image's faces end and a batch's."""
+    images = [np.full((64, 64, 3), 40 * i, np.uint8) for i in range(len(counts))]
+    boxes = [[[8 + x / 4, 8, 40 + x / 4, 40] for x in range(count)] for count in counts]
+    together = landmark_model.predict_all(images, boxes)
+    apart = [landmark_model.predict(*each) for each in zip(images, boxes, strict=True)]
+    assert len(together.points) == sum(counts)
+    for kind in ("points", "scores"):
+        wanted = np.concatenate([getattr(part, kind) for part in apart] or [[]])
+        np.testing.assert_allclose(getattr(together, kind).ravel(), wanted.ravel(), atol=1e-4)
 
 
 def test_crops_are_the_callers_own(landmark_model: LandmarkModel) -> None:
-    first, _ = (crop_of(grey, 2, landmark_model, reuse=False) for grey in (10, 20))
-    crop_of(30, 2, landmark_model, reuse=True)
-    assert (first == 10).all()
+    crops, _ = landmark_model.crop([GREY], [[BOX]])
+    for model_call in (landmark_model.crop, landmark_model.predict_all):
+        model_call([np.zeros_like(GREY)], [[BOX]])
+    assert (crops == 10).all()
 
 
-def test_crops_may_share_one_buffer(landmark_model: LandmarkModel) -> None:
-    many = crop_of(10, 5, landmark_model, reuse=True)
-    few = crop_of(20, 2, landmark_model, reuse=True)
-    assert np.shares_memory(many, few)
-    assert (few == 20).all()
-    assert (many[2:] == 10).all()
-
-
-def test_a_large_crowd_does_not_stay_in_memory(landmark_model: LandmarkModel) -> None:
-    crowd = crop_of(10, MAX_BATCH + 1, landmark_model, reuse=True)
-    assert not np.shares_memory(crowd, crop_of(20, 2, landmark_model, reuse=True))
-
-
-def test_threads_have_buffers_of_their_own(landmark_model: LandmarkModel) -> None:
+def test_threads_have_buffers_of_their_own(landmark_model: LandmarkModel, seen: list[Any]) -> None:
     """Otherwise one's faces would be the other's while both are inside `predict`."""
-    here = crop_of(10, 2, landmark_model, reuse=True)
+    landmark_model.predict(GREY, [BOX])
     with ThreadPoolExecutor(1) as pool:
-        there = pool.submit(crop_of, 20, 2, landmark_model, reuse=True).result()
-    assert not np.shares_memory(here, there)
-    assert (here == 10).all()
+        pool.submit(landmark_model.predict, np.zeros_like(GREY), [BOX]).result()
+    assert not np.shares_memory(*seen)
+    assert (seen[0] == 10).all()
 
 
 def test_no_boxes(landmark_model: LandmarkModel, photo: Path) -> None:

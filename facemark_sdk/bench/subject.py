@@ -115,7 +115,7 @@ class Subject:
         model = self.landmarks
         if model is None:
             return
-        crops, affines = watch.time("crop", lambda: model.crop([pixels], [boxes], reuse=True))
+        crops, affines = watch.time("crop", lambda: model.crop([pixels], [boxes]))
         outputs = watch.time("network", lambda: model.infer(crops))
         watch.time("decode points", lambda: model.to_image(model.decode(outputs), affines))
 
