@@ -7,11 +7,12 @@ several in turns, `record` makes the JSON of `facemark bench`, `read_record` rea
 
 from facemark_sdk.bench.compare import compare
 from facemark_sdk.bench.configuration import Configuration, bundled_models, combine
+from facemark_sdk.bench.finder import Finder, finder_of
 from facemark_sdk.bench.frames import BUNDLED_FRAME, Frame, open_frames
 from facemark_sdk.bench.loading import load
 from facemark_sdk.bench.machine import describe_machine
 from facemark_sdk.bench.measure import Protocol, measure
-from facemark_sdk.bench.memory import peak_memory_alone
+from facemark_sdk.bench.memory import Peak, peak_memory_alone
 from facemark_sdk.bench.reading import read_record
 from facemark_sdk.bench.record import LeftOut, Result, record
 from facemark_sdk.bench.subject import STAGES, Subject, Unable
@@ -21,8 +22,10 @@ __all__ = [
     "BUNDLED_FRAME",
     "STAGES",
     "Configuration",
+    "Finder",
     "Frame",
     "LeftOut",
+    "Peak",
     "Protocol",
     "Result",
     "Subject",
@@ -32,6 +35,7 @@ __all__ = [
     "combine",
     "compare",
     "describe_machine",
+    "finder_of",
     "load",
     "measure",
     "open_frames",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from facemark_sdk.bench.checksum import sha256_of
 from facemark_sdk.image import Image, load_image
 
 BUNDLED_FRAME = Path(__file__).with_name("frame.jpg")
@@ -39,7 +39,4 @@ def open_frames(paths: Sequence[Path]) -> list[Frame]:
     Raises:
         ImageError: A file is no image.
     """
-    return [
-        Frame(path, load_image(path), hashlib.sha256(path.read_bytes()).hexdigest())
-        for path in paths or [BUNDLED_FRAME]
-    ]
+    return [Frame(path, load_image(path), sha256_of(path)) for path in paths or [BUNDLED_FRAME]]

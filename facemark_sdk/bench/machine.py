@@ -15,6 +15,7 @@ import onnxruntime
 
 from facemark_sdk._version import __version__
 from facemark_sdk.backends.cpus import limited_cpus
+from facemark_sdk.bench.versions import driver_version, package_versions, toolkit_version
 
 _CPUINFO = Path("/proc/cpuinfo")
 _SECONDS = 20.0
@@ -23,7 +24,8 @@ _SECONDS = 20.0
 def describe_machine() -> dict[str, Any]:
     """JSON-safe: ``cpu``, ``cpus`` (that this process may use), ``gpus``, ``system``, ``versions``.
 
-    ``gpus`` are those that nvidia-smi names; without it there are none.
+    ``gpus`` are those that nvidia-smi names; without it there are none. ``versions`` tells of
+    TensorRT, CUDA and NVIDIA's driver only where they are found.
     """
     return {
         "cpu": _cpu(),
@@ -36,8 +38,17 @@ def describe_machine() -> dict[str, Any]:
             "opencv": cv2.__version__,
             "numpy": np.__version__,
             "python": platform.python_version(),
+            **package_versions(),
+            **toolkit_version(),
+            **(driver_version() or _driver_by_program()),
         },
     }
+
+
+def _driver_by_program() -> dict[str, str]:
+    """As `driver_version`, where the kernel does not tell: on Windows, also with Linux inside."""
+    said = _said_by("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+    return {"nvidia-driver": said[0]} if said else {}
 
 
 def _cpu() -> str:

@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from facemark_sdk.bench.configuration import Configuration
@@ -22,6 +23,14 @@ from facemark_sdk.detect.face_detector import FaceDetector
 _STATUS = Path("/proc/self/status")
 _RUNS = 3
 _SECONDS = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Peak:
+    """Peak memory in 10^6 bytes, or None and why it is not known."""
+
+    megabytes: float | None
+    why: str = ""
 
 
 def peak_memory_mb() -> float | None:
@@ -42,17 +51,17 @@ def peak_memory_mb() -> float | None:
 
 
 def peak_memory_alone(
-    configuration: Configuration, detector: str, frames: Sequence[Frame]
-) -> float | None:
+    configuration: Configuration, detector: str | None, frames: Sequence[Frame]
+) -> Peak:
     """Peak memory of a process that loads a configuration and runs it a few times.
 
     Args:
         configuration: What to load.
-        detector: Name or path of the detector that finds the faces.
+        detector: Name or path of the detector that finds the faces; None is the backend's default.
         frames: The photos, from files.
 
     Returns:
-        10^6 bytes; None where the system does not tell or the process failed.
+        Not known where the system does not tell or the process failed.
     """
     task = {
         "configuration": dataclasses.asdict(configuration),
@@ -69,9 +78,22 @@ def peak_memory_alone(
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )
         peak = json.loads(done.stdout)
-    except (OSError, ValueError, subprocess.SubprocessError):
-        return None
-    return None if peak is None else float(peak)
+    except subprocess.TimeoutExpired:
+        return Peak(None, f"the process that measures it took longer than {_SECONDS:.0f} s")
+    except subprocess.CalledProcessError as error:
+        return Peak(None, f"the process that measures it {_end_of(error)}")
+    except (OSError, ValueError) as error:
+        return Peak(None, f"the process that measures it gave no figure: {error}")
+    return Peak(None, "this system does not tell it") if peak is None else Peak(float(peak))
+
+
+def _end_of(error: subprocess.CalledProcessError) -> str:
+    """How a process ended, with the last line that it wrote, which is a traceback's error."""
+    code = error.returncode
+    ended = f"was ended by signal {-code}" if code < 0 else f"failed with exit status {code}"
+    lines = error.stderr.split("\n") if error.stderr else []
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return f"{ended}: {last}" if last else ended
 
 
 def _main(task_json: str) -> None:

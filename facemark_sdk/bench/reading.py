@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from facemark_sdk.bench.configuration import Configuration
+from facemark_sdk.bench.finder import Finder
 from facemark_sdk.bench.record import KIND, SCHEMA, Result
 from facemark_sdk.bench.summary import Summary
 from facemark_sdk.errors import DataError
@@ -42,7 +43,6 @@ _RECORD = {
     "runtime": _OBJECT,
     "frames": _LIST,
     "protocol": _OBJECT,
-    "detector": _TEXT,
     "results": _LIST,
 }
 _MACHINE = {"cpu": _TEXT, "cpus": _COUNT, "gpus": _LIST, "system": _TEXT, "versions": _OBJECT}
@@ -54,15 +54,25 @@ _RESULT = {
     "backend": _TEXT,
     "threads": _COUNT.or_null(),
     "batch": _COUNT,
+    "sha256": _TEXT.or_null(),
     "precision": _TEXT,
+    "detector": _OBJECT.or_null(),
     "stages": _OBJECT,
     "peak_memory_mb": _NUMBER.or_null(),
 }
+_FINDER = {"model": _TEXT, "backend": _TEXT.or_null(), "sha256": _TEXT.or_null()}
 _TIMES = {field.name: _NUMBER for field in dataclasses.fields(Summary)}
 
 
+_ONE_DETECTOR = 2
+"""The schema before models had checksums, and each result a detector of its own."""
+
+
 def read_record(path: Path) -> dict[str, Any]:
-    """Read what `facemark bench --json` wrote.
+    """Read what `facemark bench --json` wrote, now or in schema 2.
+
+    Returns:
+        As `record` makes it; what schema 2 does not tell is null.
 
     Raises:
         DataError: Not there, or not such a file; the message names file and field.
@@ -77,17 +87,18 @@ def read_record(path: Path) -> dict[str, Any]:
             f"{str(path)!r} was not written by facemark bench: its kind is {reprlib.repr(kind)}, "
             f"not {KIND!r}"
         )
-    if content.get("schema") != SCHEMA:
+    if content.get("schema") not in (SCHEMA, _ONE_DETECTOR):
         raise DataError(
             f"{str(path)!r} has schema {reprlib.repr(content.get('schema'))}, this version reads "
-            f"{SCHEMA}; measure again"
+            f"{SCHEMA} and {_ONE_DETECTOR}; measure again"
         )
     try:
-        _check(content)
-        results_of(content)
+        current = content if content["schema"] == SCHEMA else _with_a_detector_each(content)
+        _check(current)
+        results_of(current)
     except DataError as error:
         raise DataError(f"{str(path)!r} is damaged: {error}; measure again") from None
-    return content
+    return current
 
 
 def results_of(content: Mapping[str, Any]) -> list[Result]:
@@ -108,10 +119,31 @@ def results_of(content: Mapping[str, Any]) -> list[Result]:
             for name, times in entry["stages"].items()
         }
         peak = entry["peak_memory_mb"]
+        finder = entry["detector"]
         results[configuration] = Result(
-            configuration, entry["precision"], stages, None if peak is None else float(peak)
+            configuration,
+            entry["sha256"],
+            entry["precision"],
+            None if finder is None else Finder(*(finder[name] for name in _FINDER)),
+            stages,
+            None if peak is None else float(peak),
         )
     return list(results.values())
+
+
+def _with_a_detector_each(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A record of schema 2 in the form of today."""
+    _need(content, "", {"detector": _TEXT, "results": _LIST})
+    for index, result in enumerate(content["results"]):
+        _see(result, f"results.{index}", _OBJECT)
+    finder = {"model": content["detector"], "backend": None, "sha256": None}
+    return {
+        **{key: value for key, value in content.items() if key != "detector"},
+        "schema": SCHEMA,
+        "results": [
+            {**result, "sha256": None, "detector": dict(finder)} for result in content["results"]
+        ],
+    }
 
 
 def _check(content: Mapping[str, Any]) -> None:
@@ -128,6 +160,8 @@ def _check(content: Mapping[str, Any]) -> None:
     for index, result in enumerate(content["results"]):
         where = f"results.{index}."
         _need(result, where, _RESULT)
+        if result["detector"] is not None:
+            _need(result["detector"], f"{where}detector.", _FINDER)
         for name, times in result["stages"].items():
             _need(times, f"{where}stages.{name}.", _TIMES)
         if result["stages"].get("total", {}).get("p50_ms", 0) <= 0:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from facemark_sdk.backends import describe_file
+from facemark_sdk.backends.tensorrt.engine_file import is_engine
+from facemark_sdk.bench.checksum import sha256_of
 from facemark_sdk.bench.configuration import Configuration
 from facemark_sdk.bench.frames import Frame
 from facemark_sdk.detect.face_detector import FaceDetector
@@ -28,11 +31,27 @@ outputs as points, in the crop and in the photo; and all of a run in one go."""
 DETECTOR_STAGES = ("decode image", "detect", "total")
 """What a face detector that is measured alone has of them."""
 
+_ONNX_ONLY = ("cpu", "cuda")
+"""Backends that run no engine."""
+
 Result = TypeVar("Result")
 
 
 class Unable(FacemarkError):
     """The model cannot do what the configuration asks for; others may."""
+
+
+def check_fits(model: Path, backend: str) -> None:
+    """See that a model file is of a kind that a backend runs; whether it is whole shows later.
+
+    Raises:
+        Unable: It is an engine, the backend is ONNX Runtime's.
+    """
+    if backend in _ONNX_ONLY and is_engine(model):
+        raise Unable(
+            f"{str(model)!r} is a TensorRT engine, which backend {backend!r} cannot run; it takes "
+            "'tensorrt' or 'auto'"
+        )
 
 
 class Subject:
@@ -41,6 +60,8 @@ class Subject:
     Every run takes the next of the frames: decodes its file, finds its faces, cuts a batch of them
     and places their points. The batch is the frame's faces, the largest first, as often as it
     takes to fill it; a frame without a face gives a square in its middle.
+
+    `sha256` is that of the model's file when it was loaded.
     """
 
     def __init__(
@@ -54,11 +75,14 @@ class Subject:
             frames: At least one.
 
         Raises:
-            Unable: The model does not take this batch size.
+            Unable: The model does not take this batch size, or not this backend.
             FacemarkError: The model cannot be loaded or run.
         """
         self.configuration, self._frames = configuration, frames
-        task, fixed = _look_at(configuration)
+        path = resolve_model(configuration.model)
+        task, fixed = _look_at(path)
+        check_fits(path, configuration.backend)
+        self.sha256 = sha256_of(path)
         batch = configuration.batch
         self.landmarks: LandmarkModel | None = None
         self.detector = detector
@@ -134,9 +158,8 @@ class _Stopwatch:
         return result
 
 
-def _look_at(configuration: Configuration) -> tuple[Task, int | None]:
+def _look_at(path: Path) -> tuple[Task, int | None]:
     """The model's task, and its batch size where its file fixes one."""
-    path = resolve_model(configuration.model)
     described = describe_file(path)
     size = described.inputs[0].shape[0]
     return read_spec(described, path).task, size if isinstance(size, int) else None

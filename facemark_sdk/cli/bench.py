@@ -20,7 +20,6 @@ from facemark_sdk.backends.options import options_from_environment
 from facemark_sdk.bench import (
     STAGES,
     Configuration,
-    Frame,
     LeftOut,
     Protocol,
     Result,
@@ -28,8 +27,10 @@ from facemark_sdk.bench import (
     combine,
     compare,
     describe_machine,
+    finder_of,
     load,
     measure,
+    notes,
     open_frames,
     peak_memory_alone,
     read_record,
@@ -40,7 +41,6 @@ from facemark_sdk.bench.measure import REPEAT, WARM_UP
 from facemark_sdk.cli.console import UsageError, write_whole
 from facemark_sdk.cli.progress import show_progress
 from facemark_sdk.errors import FacemarkError
-from facemark_sdk.models import default_detector
 
 _arg = tyro.conf.arg
 
@@ -59,8 +59,8 @@ class Bench:
     """
 
     models: Annotated[tuple[str, ...], tyro.conf.Positional, _arg(metavar="MODEL...")] = ()
-    """Landmark models and detectors: bundled names (see `facemark models`) or ONNX files; by
-    default all bundled landmark models."""
+    """Landmark models and detectors: bundled names (see `facemark models`), ONNX or engine
+    files; by default all bundled landmark models."""
 
     backend: Annotated[tuple[str, ...], _arg(metavar="B...")] = ("auto",)
     """What the networks run on: auto, cpu, cuda or tensorrt."""
@@ -75,8 +75,8 @@ class Bench:
     """Photos to look at, one after the other; by default a bundled 640x480 frame with a face."""
 
     detector: Annotated[str | None, _arg(metavar="D")] = None
-    """Face detector that goes before the landmark models: a bundled name or an ONNX file; by
-    default what `facemark detect` takes for the first backend."""
+    """Face detector that goes before the landmark models: a bundled name, an ONNX or engine
+    file; by default what `facemark detect` takes for each backend."""
 
     repeat: Annotated[int, _arg(metavar="N")] = REPEAT
     """Runs of each configuration that count."""
@@ -129,30 +129,43 @@ class Bench:
         runtime = options_from_environment()
         frames = open_frames(self.image)
         models = self.models or bundled_models("landmarks")
-        detector = self.detector or default_detector(self.backend[0])
         wanted = combine(models, self.backend, self.threads or (None,), self.batch)
         subjects, left_out = load(
-            wanted, detector, frames, lambda each: show_progress(each, "loading")
+            wanted, self.detector, frames, lambda each: show_progress(each, "loading")
         )
         if not subjects:
             raise FacemarkError(f"nothing can be measured: {_said(left_out[0])}")
+        finders = [finder_of(subject, self.detector) for subject in subjects]
         protocol = Protocol(self.repeat, self.warm_up)
         times = measure(subjects, protocol, lambda turns: show_progress(turns, "measuring"))
-        each_alone = show_progress(subjects, "memory of each alone")
+        peaks = [
+            peak_memory_alone(subject.configuration, self.detector, frames)
+            for subject in show_progress(subjects, "memory of each alone")
+        ]
         results = [
             Result(
                 subject.resolved,
+                subject.sha256,
                 subject.precision,
+                finder,
                 {name: summarise([run[name] for run in runs]) for name in subject.stages},
-                peak_memory_alone(subject.configuration, detector, frames),
+                peak.megabytes,
             )
-            for subject, runs in zip(each_alone, times, strict=True)
+            for subject, finder, runs, peak in zip(subjects, finders, times, peaks, strict=True)
         ]
+        machine = describe_machine()
+        _show_table(results)
+        for line in (
+            *notes.on_frames(frames, notes.faces_found(subjects, finders)),
+            notes.on_runs(protocol, finders),
+            notes.on_machine(machine),
+            *notes.on_unknown_peaks([each.configuration for each in results], peaks),
+            *(f"Left out: {_said(each)}" for each in left_out),
+        ):
+            _say(line)
         looked = next((each for each in subjects if each.landmarks), subjects[0])
         seen = list(zip(frames, looked.faces, strict=True))
-        machine = describe_machine()
-        _show(results, seen, protocol, detector, machine, left_out)
-        return record(machine, runtime, seen, protocol, detector, results, left_out)
+        return record(machine, runtime, seen, protocol, results, left_out)
 
     def _compare(self, old: Path, new: Path) -> dict[str, Any]:
         content = compare(read_record(old), read_record(new))
@@ -170,6 +183,8 @@ class Bench:
             )
         console.print(table)
         _say("Ratios of medians, new by old: under 1 is faster, or less memory. ms: total.")
+        for moved in content["moved"]:
+            _say(f"The same file: {moved['old']} -> {moved['new']}")
         for key, where in (("only_old", old), ("only_new", new)):
             for only in content[key]:
                 _say(f"Only in {where}: {_named(Configuration(**only), ', ')}")
@@ -213,14 +228,7 @@ def _ratio(pair: Mapping[str, float] | None) -> str:
     return "-" if pair is None else f"{pair['ratio']:.2f}"
 
 
-def _show(
-    results: Sequence[Result],
-    frames: Sequence[tuple[Frame, int]],
-    protocol: Protocol,
-    detector: str,
-    machine: Mapping[str, Any],
-    left_out: Sequence[LeftOut],
-) -> None:
+def _show_table(results: Sequence[Result]) -> None:
     table = _table("milliseconds")
     _add_columns(table, (*PARTS, "total 50/95/99", "FPS", "peak MB"))
     for result in results:
@@ -235,36 +243,6 @@ def _show(
             "-" if peak is None else f"{peak:.0f}",
         )
     _console().print(table)
-    for line in _explained(frames, protocol, detector, machine):
-        _say(line)
-    for each in left_out:
-        _say(f"Left out: {_said(each)}")
-
-
-def _explained(
-    frames: Sequence[tuple[Frame, int]],
-    protocol: Protocol,
-    detector: str,
-    machine: Mapping[str, Any],
-) -> Iterable[str]:
-    """What was measured, in words."""
-    for frame, faces in frames:
-        if faces:
-            yield f"Frame: {frame.name}, {faces} face(s), repeated to fill the batch."
-        else:
-            yield (
-                f"Frame: {frame.name}, in which {detector} finds no face: its time is that of "
-                "finding none, and the landmarks are those of a square in the middle."
-            )
-    yield (
-        f"A run: a frame's file decoded, its faces found by {detector}, a batch of them cut, run "
-        "and decoded; total is all of it in one go. Medians (p50), of total also p95 and p99, of "
-        f"{protocol.repeat} runs in turns of {protocol.turn}, configurations taking turns, after "
-        f"{protocol.warm_up} to warm up. Memory: peak of a process that does only this."
-    )
-    versions = ", ".join(f"{name} {value}" for name, value in machine["versions"].items())
-    gpus = ", ".join(machine["gpus"]) or "no GPU"
-    yield f"{machine['cpu']}, {machine['cpus']} CPUs, {gpus}; {machine['system']}; {versions}"
 
 
 def _said(left_out: LeftOut) -> str:
