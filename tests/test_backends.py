@@ -11,16 +11,34 @@ import onnxruntime as ort
 import pytest
 from conftest import CROP
 
-from facemark_sdk import BackendError, LandmarkModel, ModelError
+from facemark_sdk import BackendError, FaceDetector, LandmarkModel, ModelError, load_image
 from facemark_sdk.backends import BACKENDS, RuntimeOptions, cpus, create_backend
 from facemark_sdk.backends import ort as ort_backend
 from facemark_sdk.backends.cpus import limited_cpus
 from facemark_sdk.backends.once import Once
 from facemark_sdk.backends.ort_binding import MAX_SHAPES, BoundSession
 from facemark_sdk.backends.pool import Pool
-from facemark_sdk.models import open_model
+from facemark_sdk.landmark_model import MAX_BATCH
+from facemark_sdk.models import open_model, resolve_model
 
 HAS_CUDA = ort_backend.has_cuda()
+BUNDLED = "pipnet_lite0_68"
+
+
+def cuda_starts() -> bool:
+    """Whether ONNX Runtime is built for CUDA and finds a GPU with all that it needs."""
+    if not HAS_CUDA:
+        return False
+    try:
+        create_backend("cuda", resolve_model(BUNDLED))
+    except BackendError:
+        return False
+    return True
+
+
+ON_CUDA = pytest.param(
+    "cuda", marks=pytest.mark.skipif(not cuda_starts(), reason="ONNX Runtime starts on no GPU")
+)
 
 
 def crops(count: int) -> np.ndarray:
@@ -276,6 +294,106 @@ class TestBinding:
         """ONNX Runtime copies the bytes of a bound array without a look at its type."""
         with pytest.raises(BackendError, match="backend 'cuda' failed"):
             bound.run(inputs)
+
+
+@pytest.fixture(scope="module")
+def faces(photo: Path) -> np.ndarray:
+    """(5, S, S, 3): the photo's face, shifted so that no two crops are alike."""
+    image = load_image(photo)
+    box = FaceDetector("retinaface_mnet025", backend="cpu", threads=1)(image).boxes[0]
+    boxes = box + np.linspace(0, 24, 5, dtype=np.float32)[:, None]
+    return LandmarkModel(BUNDLED, backend="cpu", threads=1).crop([image], [boxes])[0]
+
+
+@pytest.fixture(scope="module")
+def wanted(faces: np.ndarray) -> dict[str, np.ndarray]:
+    return create_backend("cpu", resolve_model(BUNDLED), 1).run({"image": faces})
+
+
+@pytest.fixture(scope="module")
+def decoding_file(faces: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundled file with its decoder in the graph."""
+    pytest.importorskip("torch")
+    pytest.importorskip("onnxslim")
+    from facemark_export.decoder_inside import put_decoder_inside
+    from facemark_export.onnx_file import load
+
+    path = tmp_path_factory.mktemp("decoding") / "decoding.onnx"
+    path.write_bytes(resolve_model(BUNDLED).read_bytes())
+    assert put_decoder_inside(*load(path), [faces], path).passed
+    return path
+
+
+@pytest.mark.parametrize("name", ["cpu", ON_CUDA])
+class TestDevices:
+    """The bundled network on real faces: on a GPU as on the CPU, which is its own rehearsal."""
+
+    PX = 0.05
+    SHARE = 1e-3
+    """Of a map's largest value: fp32 summed in another order."""
+
+    def check(self, found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> None:
+        assert list(found) == list(wanted)
+        for output, array in wanted.items():
+            assert found[output].shape == array.shape
+            assert found[output].dtype == np.float32
+            np.testing.assert_allclose(
+                found[output], array, rtol=0, atol=self.SHARE * np.abs(array).max()
+            )
+
+    def test_outputs_are_the_cpus(
+        self, name: str, faces: np.ndarray, wanted: dict[str, np.ndarray]
+    ) -> None:
+        backend = create_backend(name, resolve_model(BUNDLED), 1)
+        assert backend.name == name
+        for count in (5, 1, 5):  # buffers of a shape are used again
+            found = backend.run({"image": faces[:count]})
+            self.check(found, {output: array[:count] for output, array in wanted.items()})
+
+    def test_points_are_the_cpus(self, name: str, faces: np.ndarray) -> None:
+        model = LandmarkModel(BUNDLED, backend=name, threads=1)
+        cpu = LandmarkModel(BUNDLED, backend="cpu", threads=1)
+        crowd = np.concatenate([faces] * 14)  # more than the network sees at once
+        assert len(crowd) > MAX_BATCH
+        found, expected = model.predict_crops(crowd), cpu.predict_crops(faces)
+        assert model.backend == name
+        np.testing.assert_allclose(found.points, np.tile(expected.points, (14, 1, 1)), atol=self.PX)
+        np.testing.assert_allclose(found.scores, np.tile(expected.scores, (14, 1)), atol=0.01)
+
+    def test_two_threads_share_a_session(
+        self, name: str, faces: np.ndarray, wanted: dict[str, np.ndarray]
+    ) -> None:
+        """Each with faces of its own, and with batches of one shape at the same time."""
+        backend = create_backend(name, resolve_model(BUNDLED), 1)
+        together = Barrier(2)
+
+        def work(first: int) -> None:
+            together.wait()
+            for turn in range(8):
+                part = slice(first, first + 1 + turn % 2)
+                found = backend.run({"image": faces[part]})
+                self.check(found, {output: array[part] for output, array in wanted.items()})
+
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(work, (0, 3)))
+
+    def test_auto_picks_it(
+        self, name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr(ort_backend, "has_cuda", lambda: name == "cuda")
+        with caplog.at_level(logging.INFO, "facemark"):
+            assert LandmarkModel(BUNDLED).backend == name
+        assert f"picks {name!r}" in caplog.text
+
+    def test_only_points_come_back(self, name: str, faces: np.ndarray, decoding_file: Path) -> None:
+        backend = create_backend(name, decoding_file, 1)
+        assert [tensor.name for tensor in backend.outputs] == ["points", "scores"]
+        shapes = {output: array.shape for output, array in backend.run({"image": faces}).items()}
+        assert shapes == {"points": (5, 68, 2), "scores": (5, 68)}
+        found = LandmarkModel(decoding_file, backend=name, threads=1).predict_crops(faces)
+        maps = LandmarkModel(BUNDLED, backend="cpu", threads=1).predict_crops(faces)
+        np.testing.assert_allclose(found.points, maps.points, atol=self.PX)
+        np.testing.assert_allclose(found.scores, maps.scores, atol=0.01)
 
 
 def test_pool_lends_to_one_at_a_time_and_keeps_no_broken_item() -> None:

@@ -77,20 +77,26 @@ def opinion_table(meanface: np.ndarray) -> Tensor:
 
 def decode_gathered(maps: Sequence[Tensor], pairs: Tensor) -> np.ndarray:
     """COMPAT 1.4 for one face, all landmarks at a time: (L, 2) fractions of the crop."""
+    return decode_batch([each[None] for each in maps], pairs)[0].numpy()
+
+
+def decode_batch(maps: Sequence[Tensor], pairs: Tensor) -> Tensor:
+    """The same for many, on whatever device the maps are: (N, L, 2) fractions of the crops."""
     cls, x, y, nb_x, nb_y = maps
-    landmarks, rows, columns = cls.shape
-    best = cls.flatten(1).argmax(1)
+    faces, landmarks, rows, columns = cls.shape
+    best = cls.flatten(2).argmax(2)
     corner = torch.stack((best % columns, torch.div(best, columns, rounding_mode="floor")), -1)
     picked = [
-        each.view(landmarks, -1, rows * columns)
-        .gather(2, best[:, None, None].expand(-1, each.shape[0] // landmarks, 1))
-        .squeeze(2)
+        each.view(faces, landmarks, -1, rows * columns)
+        .gather(3, best[..., None, None].expand(-1, -1, each.shape[1] // landmarks, 1))
+        .squeeze(3)
         for each in (x, y, nb_x, nb_y)
     ]
-    own = corner + torch.cat(picked[:2], 1)
-    opinions = (corner[:, None] + torch.stack(picked[2:], -1)).view(-1, 2)
-    merged = torch.cat((own[:, None], opinions[pairs]), 1).mean(1)
-    return (merged / torch.tensor([columns, rows])).numpy()
+    own = corner + torch.cat(picked[:2], 2)
+    opinions = (corner[:, :, None] + torch.stack(picked[2:], -1)).view(faces, -1, 2)
+    merged = torch.cat((own[:, :, None], opinions[:, pairs]), 2).mean(2)
+    # by numbers: a tensor of them would be copied to the GPU in every run, and waited for
+    return torch.stack((merged[..., 0] / columns, merged[..., 1] / rows), -1)
 
 
 def decode_point_by_point(maps: Sequence[Tensor], pairs: Tensor) -> np.ndarray:
