@@ -11,12 +11,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from hypothesis import settings
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from facemark_sdk import FaceDetector, LandmarkModel
+from facemark_sdk.backends import RuntimeOptions
+from facemark_sdk.backends.ort import session_options
 from facemark_sdk.decode.pip import nearest_neighbours
 from facemark_sdk.spec import METADATA_KEY, CropRule, InputSpec, ModelSpec
 
@@ -278,3 +281,14 @@ def save(graph: onnx.GraphProto, spec: ModelSpec | None, path: Path) -> None:
     if spec is not None:
         helper.set_model_props(model, {METADATA_KEY: spec.to_json()})
     onnx.save(model, str(path))
+
+
+def opened(
+    model: onnx.ModelProto, level: ort.GraphOptimizationLevel | None = None
+) -> ort.InferenceSession:
+    """A model in ONNX Runtime as the SDK sets it: exact in int8 on any CPU."""
+    options = session_options(1, RuntimeOptions())
+    if level is not None:
+        options.graph_optimization_level = level
+    providers = ["CPUExecutionProvider"]
+    return ort.InferenceSession(model.SerializeToString(), options, providers=providers)

@@ -18,10 +18,11 @@ from safetensors.torch import save_file
 from test_pip_decode import loop_decode
 
 from facemark_export import checkpoint, export
-from facemark_export.export import ParityError, export_checkpoint
+from facemark_export.export import export_checkpoint
 from facemark_export.graph import ExportGraph
 from facemark_export.networks import build_network
 from facemark_export.networks.architecture import Architecture, build
+from facemark_export.parity import ParityError
 from facemark_export.slim import slim
 from facemark_export.source import Choices, read_source
 from facemark_export.training.recipes import RECIPES

@@ -10,9 +10,10 @@ import pytest
 
 from facemark_export import narrow_fit
 from facemark_export import narrow_heads as narrow_module
+from facemark_export.export_file import export_file
+from facemark_export.making import Form
 from facemark_export.narrow_heads import narrow_heads
 from facemark_export.onnx_file import save
-from facemark_export.quantise_file import quantise_file
 from facemark_sdk import FaceDetector, LandmarkModel, load_image
 from facemark_sdk.backends import create_backend
 from facemark_sdk.errors import ModelError
@@ -153,5 +154,9 @@ def test_other_networks_are_refused(model, faces):
 def test_detectors_are_refused_before_anything_is_measured(tmp_path):
     out = tmp_path / "out.onnx"
     with pytest.raises(ModelError, match="--neck is for PIPNets"):
-        quantise_file(resolve_model("retinaface_mnet025"), out, [tmp_path / "absent"], neck=8)
+        export_file(
+            resolve_model("retinaface_mnet025"),
+            out,
+            Form("int8", calibration=[tmp_path / "absent"], neck=8),
+        )
     assert not out.exists()

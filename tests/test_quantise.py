@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from conftest import CROP, GRID, SHARED, detector_graph, landmark_spec, save
+from conftest import CROP, GRID, SHARED, detector_graph, landmark_spec, opened, save
 from hypothesis import event, example, given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
@@ -20,12 +20,13 @@ from test_export import pip_spec, random_checkpoint
 
 from facemark_export import cli, onnx_file, precision, quantise_search
 from facemark_export.export import export_checkpoint
+from facemark_export.export_file import export_file
+from facemark_export.making import Form
 from facemark_export.precision import to_int8
 from facemark_export.precision_data import Samples, read_samples
 from facemark_export.precision_detection import Photos
 from facemark_export.precision_landmarks import Crops, Placed
 from facemark_export.quantise import Quantiser
-from facemark_export.quantise_file import quantise_file
 from facemark_export.quantise_prepare import prepare
 from facemark_export.source import Choices
 from facemark_export.training.annotations import is_held_out
@@ -128,10 +129,7 @@ def no_clock(monkeypatch):
 
 
 def run(model, images, level=ort.GraphOptimizationLevel.ORT_ENABLE_ALL):
-    options = ort.SessionOptions()
-    options.graph_optimization_level = level
-    content = model.SerializeToString()
-    session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    session = opened(model, level)
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(None, {"image": images}), strict=True))
 
@@ -628,8 +626,7 @@ def test_no_photo_is_on_two_sides(folder, spec):
         (["--precision", "int8"], "needs --calibration"),
         (["--max-loss", "0.3"], "--max-loss is for --precision int8"),
         (["--precision", "int8", "--calibration", ".", "--max-loss", "-1"], "0 or more"),
-        (["--precision", "int8", "--calibration", ".", "--layout", "ibug68"], "--layout: not for"),
-        (["--precision", "fp16"], "for --ckpt"),
+        (["--precision", "int8", "--calibration", ".", "--layout", "ibug68"], "--layout: not with"),
     ],
 )
 def test_wrong_options_are_wrong_use(fp32, tmp_path, monkeypatch, capsys, options, message):
@@ -643,15 +640,15 @@ def test_too_few_photos_are_refused(fp32, folder, tmp_path):
     few.mkdir()
     (few / "one.png").write_bytes((folder / "face080.png").read_bytes())
     with pytest.raises(DataError, match="at least 4 are needed"):
-        quantise_file(fp32, tmp_path / "x.onnx", [few])
+        export_file(fp32, tmp_path / "x.onnx", Form("int8", calibration=[few]))
     with pytest.raises(DataError, match="is no folder"):
-        quantise_file(fp32, tmp_path / "x.onnx", [tmp_path / "nowhere"])
+        export_file(fp32, tmp_path / "x.onnx", Form("int8", calibration=[tmp_path / "nowhere"]))
 
 
 def test_files_that_cannot_be_made_int8_are_refused(fp32, folder, spec, tmp_path):
     def refused(path, message):
         with pytest.raises(CheckpointError, match=message):
-            quantise_file(path, tmp_path / "x.onnx", [folder])
+            export_file(path, tmp_path / "x.onnx", Form("int8", calibration=[folder]))
 
     other = tmp_path / "other.onnx"
     onnx.save(network(), other)
@@ -664,7 +661,7 @@ def test_files_that_cannot_be_made_int8_are_refused(fp32, folder, spec, tmp_path
     refused(other, "damaged")
     refused(tmp_path / "nowhere.onnx", "cannot be read")
     with pytest.raises(CheckpointError, match="source itself"):
-        quantise_file(fp32, fp32, [folder])
+        export_file(fp32, fp32, Form("int8", calibration=[folder]))
 
 
 def test_int8_from_a_checkpoint_with_the_decoder_inside(tmp_path, mean_face, folder, monkeypatch):

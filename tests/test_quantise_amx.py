@@ -26,10 +26,11 @@ from test_quantise import (
 
 from facemark_export import onnx_file, precision, quantise_amx, quantise_search
 from facemark_export.export import export_checkpoint
+from facemark_export.export_file import export_file
+from facemark_export.making import Form
 from facemark_export.precision_speed import operator_times
 from facemark_export.quantise import Quantiser
 from facemark_export.quantise_amx import choose_for_amx, storable, stored_for_amx
-from facemark_export.quantise_file import quantise_file
 from facemark_export.source import Choices
 from facemark_sdk.backends import create_backend
 from facemark_sdk.backends.cpus import has_amx_int8
@@ -255,7 +256,7 @@ def test_it_is_refused_before_anything_is_measured(tmp_path, fp32, amx, mean_fac
         with pytest.raises(BackendError, match="amx_int8 in /proc/cpuinfo"):
             export_checkpoint(ckpt, out, int8, calibration=[tmp_path], amx=True)
         with pytest.raises(BackendError, match="--amx"):
-            quantise_file(fp32, out, [tmp_path / "absent"], amx=True)
+            export_file(fp32, out, Form("int8", calibration=[tmp_path / "absent"], amx=True))
     assert not out.exists()
 
 

@@ -7,9 +7,8 @@ import math
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
-from conftest import CROP
+from conftest import CROP, opened
 from foreign_models import save_pipnet
 from onnx import TensorProto, helper, numpy_helper
 from test_quantise import (  # the fixtures are used by name
@@ -23,11 +22,12 @@ from test_quantise import (  # the fixtures are used by name
 
 from facemark_export import onnx_file
 from facemark_export.decode_graph import decode_model
+from facemark_export.export_file import export_file
 from facemark_export.foreign import import_onnx
+from facemark_export.making import Form
 from facemark_export.onnx_file import append_decoder
 from facemark_export.parity import ParityReport
 from facemark_export.quantise_decode import dequantise_late
-from facemark_export.quantise_file import quantise_file
 from facemark_sdk import LandmarkModel
 from facemark_sdk.backends import create_backend
 from facemark_sdk.decode.pip import OUTPUT_NAMES
@@ -92,7 +92,7 @@ def late(model):
 
 
 def run(model, images):
-    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = opened(model)
     return session.run(["points", "scores"], {"image": images})
 
 
@@ -231,11 +231,17 @@ def imported(tmp_path, **options):
 
 def test_another_projects_file_gets_its_decoder_too(folder, tmp_path):  # noqa: F811
     out = tmp_path / "int8.onnx"
-    quantise_file(imported(tmp_path), out, [folder], decode="graph", max_loss=100)
+    export_file(
+        imported(tmp_path), out, Form("int8", calibration=[folder], decode="graph", max_loss=100)
+    )
     assert LandmarkModel(out, backend="cpu").spec.decoder == "graph"
 
 
 def test_a_network_of_one_batch_gets_no_decoder(folder, tmp_path):  # noqa: F811
     source = imported(tmp_path, locked=True)
     with pytest.raises(ModelError, match=r"takes 1 image\(s\) at once only"):
-        quantise_file(source, tmp_path / "int8.onnx", [folder], decode="graph", max_loss=100)
+        export_file(
+            source,
+            tmp_path / "int8.onnx",
+            Form("int8", calibration=[folder], decode="graph", max_loss=100),
+        )

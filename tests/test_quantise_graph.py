@@ -7,9 +7,8 @@ from collections import Counter
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
-from conftest import detector_spec
+from conftest import detector_spec, opened
 from foreign_models import save_detector
 from onnx import TensorProto, helper, numpy_helper
 
@@ -99,7 +98,7 @@ def canvas(shape, seed=0):
 
 
 def run(model, image):
-    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = opened(model)
     return session.run(None, {"image": image})[0]
 
 

