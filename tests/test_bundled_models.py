@@ -56,6 +56,52 @@ def test_the_card_is_about_this_file(name):
         assert word in card
 
 
+def precisions(card):
+    """The card's figures as text: ``precisions(card)["int8"]["p50_ms"]``."""
+    section = card.partition("\n## Precisions\n")[2].partition("\n## ")[0]
+    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line[:2] == "| "]
+    (_, *figures), *rungs = rows
+    names = [figure.replace(" ", "_") for figure in figures]
+    return {name: dict(zip(names, texts, strict=True)) for name, *texts in rungs}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_card_has_the_precisions_of_the_report(name):
+    """The float models' cards show how their int8 files were made, too."""
+    path = resolve_model(name)
+    report = resolve_model(f"{name.removesuffix('_int8')}_int8").with_name("model.onnx.report.json")
+    ladder = json.loads(report.read_text())["ladder"]
+    card = path.with_name("CARD.md").read_text()
+    assert f"\n{ladder['protocol']}; {ladder['speed']}:\n" in card
+    assert precisions(card) == {
+        precision: {figure: f"{value:.4g}" for figure, value in rung.items()}
+        for precision, rung in ladder["rungs"].items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "figure", "scale", "tolerance"),
+    [
+        ("pipnet_lite0_68", "nme_percent", 1, 0.001),
+        ("retinaface_mnet025", "average_precision", 100, 0.5),  # the ladder has no quick look
+    ],
+)
+def test_the_precisions_are_those_of_the_files(name, figure, scale, tolerance):
+    paths = {"fp32": resolve_model(name), "int8": resolve_model(f"{name}_int8")}
+    specs = {"fp32": spec_of(name), "int8": spec_of(f"{name}_int8")}
+    ladder = json.loads(paths["int8"].with_name("model.onnx.report.json").read_text())["ladder"]
+    for precision, spec in specs.items():
+        measured = next(iter(ladder["rungs"][precision].values()))
+        assert spec.precision == precision
+        assert measured == pytest.approx(scale * spec.accuracy[figure], abs=tolerance)
+    assert specs["int8"].source_sha256 == hashlib.sha256(paths["fp32"].read_bytes()).hexdigest()
+    size, small = (ladder["rungs"][precision]["megabytes"] for precision in paths)
+    assert size == pytest.approx(paths["fp32"].stat().st_size / 1e6, abs=1e-4)
+    assert small <= paths["int8"].stat().st_size / 1e6 + 1e-4  # a decoder in the graph adds to it
+    loss = next(loss for key, loss in ladder["rungs"]["int8"].items() if "loss_points" in key)
+    assert loss <= ladder["max_loss"]
+
+
 def test_landmarks_follow_the_face_through_roll_and_scale(photo):
     """The same face turned by 30 degrees, or twice as large, has the same landmarks."""
     import cv2
@@ -108,14 +154,15 @@ def test_int8_landmarks_lose_at_most_a_tenth_of_a_point(tmp_path: Path):
 
 
 @pytest.mark.shared
-def test_detection_on_held_out_scenes(tmp_path: Path):
+@pytest.mark.parametrize("name", ["retinaface_mnet025", "retinaface_mnet025_int8"])
+def test_detection_on_held_out_scenes(name, tmp_path: Path):
     """Recall and precision of at least 0.93 for faces of 24 px and more; close-ups and roll."""
     report = tmp_path / "figures.json"
-    accuracy_detection.main("retinaface_mnet025", SCENES, json_file=report)
+    accuracy_detection.main(name, SCENES, json_file=report)
     figures = json.loads(report.read_text())
     assert figures["recall"] >= 0.93
     assert figures["precision"] >= 0.93
     assert figures["close_ups_found"] >= 0.93
     assert min(figures["rolled_30_found"], figures["rolled_-30_found"]) >= 0.93
-    stated = spec_of("retinaface_mnet025").accuracy
+    stated = spec_of(name).accuracy
     assert figures["average_precision"] == pytest.approx(stated["average_precision"], abs=0.005)

@@ -1,4 +1,8 @@
-"""Runtimes by name: ``cpu``, ``cuda``, ``tensorrt``, or ``auto`` for the best that is installed."""
+"""Runtimes by name: ``cpu``, ``cuda``, ``tensorrt``, or ``auto``.
+
+``auto`` is ``tensorrt`` for an engine file only; an ONNX file runs on ``cuda`` where that starts,
+else on ``cpu``.
+"""
 
 from __future__ import annotations
 

@@ -234,8 +234,8 @@ def open_cuda() -> Cuda:
         except ImportError as error:
             reasons.append(str(error))
     raise BackendError(
-        "backend 'tensorrt' needs cuda-python (or pycuda) for the GPU's memory; "
-        f'pip install "facemark-sdk[tensorrt]" ({"; ".join(reasons)})'
+        "memory on the GPU, or page-locked for it, needs cuda-python (or pycuda); "
+        f"pip install cuda-bindings ({'; '.join(reasons)})"
     )
 
 

@@ -14,6 +14,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 from facemark_sdk.backends.base import Backend, TensorInfo
 from facemark_sdk.backends.cpus import limited_cpus, sums_int8_exactly
 from facemark_sdk.backends.cuda import open_cuda
+from facemark_sdk.backends.once import Once
 from facemark_sdk.backends.options import RuntimeOptions
 from facemark_sdk.backends.ort_binding import BoundSession, Staging
 from facemark_sdk.errors import BackendError, ModelError
@@ -142,7 +143,7 @@ def _page_locked() -> Staging | None:
     try:
         cuda = open_cuda()
     except BackendError as error:
-        _log.debug("inputs go to the GPU from ordinary memory: %s", error)
+        _warn_of_ordinary_memory(str(error))
         return None
 
     def staging(nbytes: int) -> NDArray[Any]:
@@ -150,6 +151,13 @@ def _page_locked() -> Staging | None:
             return cuda.pinned(nbytes)
 
     return staging
+
+
+@Once  # not for each model of a process
+def _warn_of_ordinary_memory(reason: str) -> None:
+    _log.warning(
+        "backend 'cuda' copies inputs to the GPU from ordinary memory, which is slower: %s", reason
+    )
 
 
 def _session(model: Path, provider: str, options: ort.SessionOptions) -> ort.InferenceSession:
