@@ -1,4 +1,4 @@
-"""Page-locked memory for the cuda backend's inputs, and what is said where there is none."""
+"""What the cuda backend needs beside ONNX Runtime: CUDA itself, and page-locked memory."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from fake_tensorrt import Memory, fake_cuda_python, install
 
 from facemark_sdk.backends import ort
 from facemark_sdk.backends.cuda import open_cuda
+from facemark_sdk.errors import ModelError
 
 
 @pytest.fixture(autouse=True)
 def _forget():
-    ort._warn_of_ordinary_memory.cache_clear()
+    for once in (ort._warn_of_ordinary_memory, ort._load_cuda):
+        once.cache_clear()
     yield
-    ort._warn_of_ordinary_memory.cache_clear()
+    for once in (ort._warn_of_ordinary_memory, ort._load_cuda):
+        once.cache_clear()
     open_cuda.cache_clear()
 
 
@@ -45,3 +48,33 @@ def test_a_driver_that_is_too_old_for_it(monkeypatch, caplog):
     assert ort._page_locked() is None
     (message,) = [record.message for record in caplog.records]
     assert "driver version is insufficient" in message
+
+
+def test_cuda_from_packages_is_loaded_once_and_before_it_starts(
+    monkeypatch, caplog, capsys, landmark_file
+):
+    done = []
+
+    def preload():
+        done.append("loaded")
+        print("Failed to load libcudart.so.13")
+
+    def session(*_):
+        done.append("started")
+        raise ModelError("no GPU here")
+
+    monkeypatch.setattr(ort.ort, "preload_dlls", preload)
+    monkeypatch.setattr(ort, "has_cuda", lambda: True)
+    monkeypatch.setattr(ort, "_session", session)
+    with caplog.at_level(logging.DEBUG, "facemark"):
+        for _ in range(2):
+            with pytest.raises(ModelError):
+                ort.OrtBackend(landmark_file, name="cuda")
+    assert done == ["loaded", "started", "started"]
+    assert "libcudart.so.13" in caplog.text
+    assert capsys.readouterr().out == ""
+
+
+def test_the_cpu_needs_no_cuda(monkeypatch, landmark_file):
+    monkeypatch.setattr(ort.ort, "preload_dlls", lambda: pytest.fail("loads CUDA"))
+    assert ort.OrtBackend(landmark_file, name="cpu").name == "cpu"

@@ -28,8 +28,8 @@ def crop_to_points(
         network = torch.compile(network)
     pairs = opinion_table(np.loadtxt(meanface).reshape(-1, 2))
     crop = np.random.default_rng(SEED).integers(0, 256, (SIZE, SIZE, 3), np.uint8)
-    mean = torch.tensor(IMAGENET_MEAN).view(3, 1, 1)
-    std = torch.tensor(IMAGENET_STD).view(3, 1, 1)
+    mean = torch.tensor(IMAGENET_MEAN).view(3, 1, 1) / 255
+    std = torch.tensor(IMAGENET_STD).view(3, 1, 1) / 255
 
     def run() -> None:
         rgb = torch.from_numpy(np.ascontiguousarray(crop[..., ::-1].transpose(2, 0, 1)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -91,14 +93,16 @@ class OrtBackend(Backend):
                 "backend 'cuda' needs onnxruntime-gpu, but the installed ONNX Runtime is for the "
                 'CPU only; uninstall onnxruntime, then: pip install "facemark-sdk[gpu]"'
             )
+        if name == "cuda":
+            _load_cuda()
         wanted = options or RuntimeOptions()
         self._session = _session(model, PROVIDERS[name], session_options(threads, wanted))
         active = self._session.get_providers()
         if PROVIDERS[name] not in active:
             raise BackendError(
                 f"backend {name!r} did not start, ONNX Runtime fell back to {', '.join(active)} "
-                "and wrote to stderr why; check the NVIDIA driver, CUDA and cuDNN, or use "
-                "backend='cpu'"
+                "and wrote to stderr why; check the NVIDIA driver, CUDA and cuDNN (pip install "
+                "\"onnxruntime-gpu[cuda,cudnn]\" brings both), or use backend='cpu'"
             )
         self._metadata = dict(self._session.get_modelmeta().custom_metadata_map)
         self._inputs = tuple(_info(tensor) for tensor in self._session.get_inputs())
@@ -137,6 +141,23 @@ class OrtBackend(Backend):
         except _FAILURES as error:
             raise BackendError(f"backend {self.name!r} failed: {_one_line(error)}") from error
         return {tensor.name: array for tensor, array in zip(self._outputs, arrays, strict=True)}
+
+
+@Once
+def _load_cuda() -> None:
+    """Load CUDA and cuDNN from NVIDIA's packages where pip installed them.
+
+    ONNX Runtime itself looks for them only where the system does. What is not there may be on the
+    system: whether it starts is seen when it does.
+    """
+    preload = getattr(ort, "preload_dlls", None)  # since 1.21
+    if preload is None:
+        return
+    said = io.StringIO()  # it prints what it does not find
+    with contextlib.redirect_stdout(said):
+        preload()
+    if said.getvalue():
+        _log.debug("%s", said.getvalue().strip())
 
 
 def _page_locked() -> Staging | None:
