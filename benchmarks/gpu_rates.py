@@ -19,28 +19,6 @@ All of one batch size take turns in one process, every other round backwards. Se
 noise. "x eager" is how many times as fast as PyTorch eager in fp32: the median over the rounds of
 the quotient of the two turns' medians. "same" is the share of points within 0.1 px of its points.
 
-On a lent machine (/work/.library/device/README.md): the working tree is copied there, nothing is
-installed, 64 MiB a call. Its python3 is 3.12 with torch for CUDA 13, onnx, onnxscript, OpenCV, rich
-and cuda-bindings. To be carried: wheels of tyro, docstring_parser, typeguard and onnxslim, and
-onnxruntime-gpu 1.31 (CUDA 13; 256 MB), which travels in pieces. Here, in the repository's root:
-
-    echo /.whl/ >> .git/info/exclude
-    python3 -m pip download --no-deps --only-binary=:all: --python-version 3.12 \
-        --implementation cp --platform manylinux_2_28_x86_64 -d .whl/small \
-        tyro==1.0.17 docstring_parser==0.18.0 typeguard==4.6.0 onnxslim==0.1.98
-    # the same with -d /tmp/big for onnxruntime-gpu==1.31.1
-    split -b 28M -d /tmp/big/onnxruntime_gpu-*.whl .whl/piece
-
-Then one `run` after the other, less than 30 seconds apart, as an idle machine goes back. For pieces
-00 to 08, `carry` [".whl/piece00"]: `mkdir -p /tmp/ort; cp .whl/piece* /tmp/ort`. Last, `carry`
-[".whl/small"]:
-
-    W=onnxruntime_gpu-1.31.1-cp312-cp312-manylinux_2_28_x86_64.whl; cat /tmp/ort/piece* > /tmp/$W
-    python3 -m pip install -q --no-index --no-deps --target /tmp/site /tmp/$W .whl/small/*.whl
-    export PYTHONPATH=/tmp/site:.:export:models PYTHONUNBUFFERED=1
-    python3 benchmarks/gpu_rates.py --work /tmp/gpu_rates --json $OUT/gpu_rates.json
-    python3 -m pytest -q -p no:cacheprovider tests/test_backends.py
-
 The JSON is written after each batch size, so that a run that is cut off leaves what it has.
 """
 

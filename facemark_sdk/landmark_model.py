@@ -137,7 +137,7 @@ class LandmarkModel:
         Raises:
             FacemarkError: The boxes are malformed.
         """
-        checked = [crop.check_boxes(rows) for rows in boxes]
+        checked = [crop.check_boxes(rows) for _, rows in zip(images, boxes, strict=True)]
         parts = []
         for start, end in self._batches(sum(map(len, checked))):
             crops = self._buffer(end - start)

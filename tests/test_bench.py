@@ -470,8 +470,9 @@ def test_version_of_the_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_a_peak_that_is_measured(landmark_file: Path, detector_file: Path) -> None:
     configuration = Configuration(str(landmark_file), "cpu", 1, 1)
     peak = peak_memory_alone(configuration, str(detector_file), open_frames([]))
+    if sys.platform == "linux":
+        assert (peak.megabytes or 0) > 10
     assert (peak.megabytes is None) == bool(peak.why)
-    assert peak.megabytes is None or peak.megabytes > 10
 
 
 def test_a_peak_that_is_not_known_has_its_reason(

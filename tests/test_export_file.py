@@ -16,7 +16,10 @@ from test_quantise_decode import imported
 from facemark_export import onnx_file
 from facemark_export.export_file import export_file
 from facemark_export.making import Form
+from facemark_export.parity import TOLERANCES, check_parity
+from facemark_export.samples import photo_batches, structured_batches
 from facemark_sdk import LandmarkModel, list_models, load_image
+from facemark_sdk.backends import create_backend
 from facemark_sdk.backends.cuda import open_cuda
 from facemark_sdk.backends.tensorrt.engine_file import read_record
 from facemark_sdk.errors import CheckpointError, ModelError
@@ -98,8 +101,8 @@ def test_engine_of_a_file_of_ours(fp32, tmp_path, monkeypatch, capsys):
 
 def test_a_file_of_one_batch_in_fp16(tmp_path):
     out = tmp_path / "half.onnx"
-    report = export_file(imported(tmp_path, locked=True), out, Form("fp16"))
-    assert report.checks["fp16"].images == 21
+    report = export_file(imported(tmp_path, locked=True, batch=2), out, Form("fp16"))
+    assert report.checks["fp16"].images == 2 + 4 + 18  # of 1, 3 and 17
     model = LandmarkModel(out, backend="cpu")
     assert len(model.predict_crops(np.zeros((2, model.size, model.size, 3), np.uint8)).points) == 2
 
@@ -107,7 +110,11 @@ def test_a_file_of_one_batch_in_fp16(tmp_path):
 @pytest.mark.parametrize("form", [Form("fp16"), Form(decode="graph"), Form("int8")])
 def test_only_plain_fp32_files_are_taken(fp32, spec, tmp_path, form):
     other = tmp_path / "other.onnx"
-    for changes, message in (({"precision": "fp16"}, "fp16 already"), ({"decoder": "graph"}, "in")):
+    refused = (
+        ({"precision": "fp16"}, "fp16 already"),
+        ({"decoder": "graph"}, "has its decoder in"),
+    )
+    for changes, message in refused:
         onnx_file.save(onnx.load(fp32), dataclasses.replace(spec, **changes), other)
         with pytest.raises(CheckpointError, match=message):
             export_file(other, tmp_path / "x.onnx", form)
@@ -117,6 +124,37 @@ def test_only_plain_fp32_files_are_taken(fp32, spec, tmp_path, form):
     with pytest.raises(CheckpointError, match="has no facemark spec yet"):
         export_file(other, tmp_path / "x.onnx", form)
     assert not (tmp_path / "x.onnx").exists()
+
+
+class Moved:
+    """A file whose offsets are all moved by a share of their range."""
+
+    def __init__(self, backend, share):
+        self.backend, self.share = backend, share
+
+    def run(self, inputs):
+        found = self.backend.run(inputs)
+        for name in ("x", "nb_x"):
+            found[name] = found[name] + np.float32(self.share * np.ptp(found[name]))
+        return found
+
+
+@pytest.mark.parametrize(("share", "passes"), [(0, True), (0.008, False), (0.04, False)])
+def test_what_moves_all_points_is_no_rounding(photo, share, passes):
+    """Not even where all outputs agree to within it, and each point alone would be a tie."""
+    source = resolve_model("pipnet_lite0_68")
+    backend, spec = create_backend("cpu", source), onnx_file.load(source)[1]
+    batches = [*structured_batches(spec), *photo_batches(spec, [photo])]
+    reference = [backend.run({"image": batch}) for batch in batches]
+    moved = Moved(backend, share)
+    assert check_parity(spec, batches, reference, moved, TOLERANCES["fp16"]).passed == passes
+
+
+def test_insightfaces_detectors_are_not_taken_in_half(spec):
+    theirs = dataclasses.replace(spec, family="insightface")
+    for form in (Form("fp16"), Form(symmetric=True)):
+        with pytest.raises(ModelError, match="not for insightface's detectors"):
+            form.check(theirs)
 
 
 def test_a_detector_has_no_decoder_for_the_graph(tmp_path):

@@ -39,7 +39,7 @@ def test_without_it_there_is_one_warning_that_says_what_to_install(monkeypatch, 
         assert [ort._page_locked() for _ in range(3)] == [None] * 3
     (message,) = [record.message for record in caplog.records]
     assert message.startswith("backend 'cuda' copies inputs to the GPU from ordinary memory")
-    assert "pip install cuda-bindings" in message
+    assert 'pip install "cuda-bindings>=12.9,<14"' in message
     assert "tensorrt" not in message
 
 

@@ -65,8 +65,9 @@ def export(
     Args:
         out: The ONNX file to write; OUT.report.json is written beside it.
         ckpt: The checkpoint. Family, backbone, landmarks, neighbours and stride are read from it.
-        onnx: Another project's ONNX file, or insightface:PACK[/FILE] (extra: insightface); or an
-            fp32 file of ours or a bundled model's name.
+        onnx: Another project's ONNX file, or insightface:PACK[/FILE] (extra: insightface); with
+            --precision, --decode graph or --engine an fp32 file of facemark-export's, or a bundled
+            model's name.
         name: The model's name in its spec.
         meanface: The mean face of a PIPNet checkpoint's training set, its authors' meanface.txt.
         layout: The landmarks' layout, where their number does not settle it.

@@ -46,6 +46,7 @@ def convert(
     accuracy: Path | None,
 ) -> None:
     """A float file of ours in another form, see `export_file`."""
+    compared = form.precision == "fp16" or form.decode == "graph"
     with console.status("") as status:
         report = export_file(
             source,
@@ -53,7 +54,7 @@ def convert(
             form,
             name=name,
             accuracy=None if accuracy is None else figures(accuracy),
-            photos=_photos(form.calibration),
+            photos=_photos(form.calibration) if compared else (),
             progress=lambda stage: status.update(f"{stage} ..."),
         )
     _tell(console, out, report, source="the fp32 file")

@@ -79,7 +79,7 @@ def export_checkpoint(
         progress("tracing the network")
         model = network_model(graph, spec)
         making.prove("fp32", model, reference, temporary)
-        making.write(temporary, model, form, reference, lambda ladder: spec)
+        making.write(temporary, model, form, reference, lambda *_: spec)
 
     out.parent.mkdir(parents=True, exist_ok=True)
     replace_file(out, write)

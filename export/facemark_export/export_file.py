@@ -67,25 +67,28 @@ def export_file(
     if form.decode == "graph":
         model = _like_ours(model, source)
     making = Making(out, spec, *_images(model, spec, form, photos), progress)
-    reference = []
-    if form.precision == "fp16":
-        progress("running the source")
-        backend = create_backend("cpu", source)
-        reference = [backend.run({"image": batch}) for batch in making.batches]
+    progress("running the source")
+    backend = create_backend("cpu", source)
+    reference = [backend.run({"image": batch}) for batch in making.batches]
 
-    def named(ladder: Ladder | None) -> ModelSpec:
+    def named(made: onnx.ModelProto, ladder: Ladder | None) -> ModelSpec:
         figures = spec.accuracy if form.precision == "fp32" else _measured(ladder, form)
         return dataclasses.replace(
             spec,
             name=name or spec.name,
-            producer=f"facemark-export {__version__}, ONNX opset {opset_of(model)}, "
-            f"IR {model.ir_version}",
+            producer=f"facemark-export {__version__}, ONNX opset {opset_of(made)}, "
+            f"IR {made.ir_version}",
             source_sha256=hashlib.sha256(source.read_bytes()).hexdigest(),
             accuracy=dict(figures if accuracy is None else accuracy),
         )
 
+    def write(temporary: Path) -> None:
+        if form.precision == "fp32" and making.batches:
+            making.prove("fp32", model, reference, temporary)
+        making.write(temporary, model, form, reference, named)
+
     out.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(out, lambda path: making.write(path, model, form, reference, named))
+    replace_file(out, write)
     write_report(out, {"source": source.name}, making.report())
     return making.report()
 
@@ -109,7 +112,7 @@ def _images(
 
 
 def _as_taken(batches: Sequence[Pixels], fixed: int | None) -> list[Pixels]:
-    """Images as a network takes them: of its fixed batch, the last ones repeated to fill it."""
+    """Images as a network takes them: of its fixed batch, filled up with the first ones again."""
     if fixed is None:
         return list(batches)
     parts = []

@@ -55,16 +55,19 @@ class Tolerance:
 TOLERANCES: dict[Precision, Tolerance] = {
     "fp32": Tolerance(px=0.05, score=1e-3, rounding=2e-5, ties=0.10),
     # Eleven bits leave many cells as good as equal; what counts is that the outputs agree. Those of
-    # pipnet_lite0_68 differ by 0.1 % of their range on a face, by 3 % on flat images and ramps.
-    "fp16": Tolerance(px=0.5, score=0.02, rounding=5e-2, ties=1.0),
+    # pipnet_lite0_68 differ by 0.1 % of their range on a face, by up to 0.9 % on noise.
+    "fp16": Tolerance(px=0.5, score=0.02, rounding=1e-2, ties=1.0),
 }
+_BARE = 5
+"""Flat images and ramps leave a network little but its own rounding (3 % of the range in fp16):
+their outputs may differ by so many times `Tolerance.rounding`."""
 DECODE_TOLERANCE = Tolerance(px=1e-3, score=1e-4, rounding=0.0, ties=0.0)
 """Of the decoder inside the graph against numpy's, on the same maps."""
 
 
 @dataclass(frozen=True)
 class ParityReport:
-    """Differences between torch and the written file, over all test images.
+    """Differences between a source and the written file, over all test images.
 
     Attributes:
         images: Images that were compared.
@@ -73,6 +76,7 @@ class ParityReport:
         largest_px: Largest distance between a decoded point and its twin, in input pixels, ties
             left out.
         mean_px: Mean of the distances, ties included.
+        median_px: Likewise: ties are few, so that it tells when all points move a little.
         ties: Points farther than the tolerance in images whose outputs agree but for rounding.
         largest_score_difference: Of landmark scores, or of face probabilities; those of images
             whose outputs agree are rounding, however large, and left out above the tolerance.
@@ -86,6 +90,7 @@ class ParityReport:
     points: int
     largest_px: float
     mean_px: float
+    median_px: float
     ties: int
     largest_score_difference: float
     argmax_flips: int
@@ -97,7 +102,7 @@ class ParityReport:
         """Whether the file may be kept. NaN fails."""
         return (
             self.points > 0
-            and self.largest_px <= self.tolerance.px
+            and max(self.largest_px, self.median_px) <= self.tolerance.px
             and self.largest_score_difference <= self.tolerance.score
             and self.ties <= self.tolerance.ties * self.points
         )
@@ -106,7 +111,8 @@ class ParityReport:
         """The differences beside what they may be."""
         allowed = self.tolerance
         return (
-            f"differ by {self.largest_px:.3f} px (tolerance {allowed.px}) and "
+            f"differ by {self.largest_px:.3f} px, {self.median_px:.3f} in the median (tolerance "
+            f"{allowed.px}), and "
             f"{self.largest_score_difference:.4f} in scores (tolerance {allowed.score}), with "
             f"{self.ties} ties of {self.points} points (tolerance {allowed.ties:.0%})"
         )
@@ -133,12 +139,12 @@ def check_parity(
     backend: Backend,
     tolerance: Tolerance,
 ) -> ParityReport:
-    """Run a written file on the images and compare with torch.
+    """Run a written file on the images and compare with its source.
 
     Args:
         spec: Says how to decode.
         batches: (N, H, W, 3) each.
-        reference: `torch_outputs` of the same batches.
+        reference: What the source gives for the same batches, from `torch_outputs` for example.
         backend: The written file, its raw outputs.
         tolerance: What differences are allowed.
     """
@@ -149,10 +155,11 @@ def check_parity(
         for name, values in theirs.items():
             if not np.isfinite(values).all() and np.isfinite(ours[name]).all():
                 raise ModelError(
-                    f"output {name!r} overflows in {spec.precision}: torch's values, up to "
+                    f"output {name!r} overflows in {spec.precision}: its source's values, up to "
                     f"{np.abs(ours[name]).max():.3g}, are finite and the file's are not"
                 )
-        same = _agreeing(ours, theirs, tolerance.rounding)
+        rounding = np.where(_are_bare(batch), _BARE, 1) * tolerance.rounding
+        same = _agreeing(ours, theirs, rounding)
         differences.add(decode(batch, ours, ours), decode(batch, theirs, ours), same)
         differences.add_maps(ours, theirs)
     return differences.report()
@@ -245,6 +252,7 @@ class Differences:
             points=every.size,
             largest_px=largest,
             mean_px=float(every.mean()),
+            median_px=float(np.median(every)) if every.size else 0.0,
             ties=self.ties,
             largest_score_difference=float(np.max(self.scores)),
             argmax_flips=len(self.margins),
@@ -253,7 +261,12 @@ class Differences:
         )
 
 
-def _agreeing(ours: Arrays, theirs: Arrays, rounding: float) -> NDArray[np.bool_]:
+def _are_bare(batch: Pixels) -> NDArray[np.bool_]:
+    """Which images (N,) have nothing but one row again and again, as flat ones and ramps."""
+    return (batch == batch[:, :1]).all(axis=(1, 2, 3))
+
+
+def _agreeing(ours: Arrays, theirs: Arrays, rounding: NDArray[np.float64]) -> NDArray[np.bool_]:
     """In which images (N,) every output's values agree to within `rounding` of its range."""
     agree = []
     for name, a in ours.items():

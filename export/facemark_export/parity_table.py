@@ -22,6 +22,7 @@ def parity_table(title: str, checks: Mapping[str, ParityReport]) -> Table:
         ],
         "points": [f"{check.largest_px:.2e} px" for check in checks.values()],
         "points, the mean": [f"{check.mean_px:.2e} px" for check in checks.values()],
+        "points, the median": [f"{check.median_px:.2e} px" for check in checks.values()],
         "scores": [f"{check.largest_score_difference:.2e}" for check in checks.values()],
         "argmax flips": [_flips(check.flip_margins) for check in checks.values()],
         "ties among the points": [f"{check.ties} of {check.points}" for check in checks.values()],

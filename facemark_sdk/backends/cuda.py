@@ -235,7 +235,7 @@ def open_cuda() -> Cuda:
             reasons.append(str(error))
     raise BackendError(
         "memory on the GPU, or page-locked for it, needs cuda-python (or pycuda); "
-        f"pip install cuda-bindings ({'; '.join(reasons)})"
+        f'pip install "cuda-bindings>=12.9,<14" ({"; ".join(reasons)})'
     )
 
 

@@ -155,7 +155,10 @@ def _load_cuda() -> None:
         return
     said = io.StringIO()  # it prints what it does not find
     with contextlib.redirect_stdout(said):
-        preload()
+        try:
+            preload()
+        except (OSError, RuntimeError) as error:
+            print(error)
     if said.getvalue():
         _log.debug("%s", said.getvalue().strip())
 

@@ -24,7 +24,7 @@ def package_versions() -> dict[str, str]:
             name, version = package.metadata["Name"], package.metadata["Version"]
         except (KeyError, TypeError):
             continue
-        if not (name and version):  # as above, what a broken installation left behind
+        if not (name and version):  # what a broken installation left behind
             continue
         name = re.sub(r"[-_.]+", "-", name).lower()
         if _PACKAGES.fullmatch(name):
