@@ -10,6 +10,7 @@ from conftest import SHARED
 from facemark_export.networks.normalise import Normalise
 from facemark_export.training.augment import Augmentation
 from facemark_export.training.landmark_task import LandmarkTask
+from facemark_export.training.loop import autocast_type
 from facemark_export.training.recipes import landmarks
 from facemark_export.training.recipes.landmarks import LandmarkRecipe
 
@@ -42,19 +43,20 @@ def nme_by_heart(
 def learn_by_heart(task: LandmarkTask, *, rate: float, steps: int) -> dict[str, float]:
     """Train on a task's first eight faces; what the losses were at last.
 
-    Every step sees all eight, in bfloat16 as recipes train; the rate rises over five steps and
-    falls to 0 over all.
+    Every step sees all eight, in the type in which recipes train here; the rate rises over five
+    steps and falls to 0 over all.
     """
     network = task.network.to(memory_format=torch.channels_last)
     normalise = Normalise(task.spec.input)
     batch = task.make_batch(np.arange(FACES), np.random.default_rng(0))
     image = normalise(batch["image"])
     optimizer = torch.optim.AdamW(network.parameters(), rate, _BETAS)
+    dtype = autocast_type("bfloat16", torch.device("cpu"))
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = rate * min((step + 1) / _WARMUP, 1 - step / steps)
         optimizer.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", dtype, enabled=dtype is not None):
             outputs = network(image)
         losses = task.losses(outputs, batch)
         torch.stack([*losses.values()]).sum().backward()

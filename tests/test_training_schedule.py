@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import nn
 from toy_training import BATCHES, RECIPE, Toy, assert_same_run
 
 from facemark_export import checkpoint
+from facemark_export.training import loop
 from facemark_export.training.loop import Run, TrainingError
 from facemark_export.training.schedule import learning_rate, make_optimizer
 
@@ -146,6 +148,18 @@ def test_gradients_that_no_scale_makes_finite_stop_the_run(tmp_path, scaled):
 def test_float16_is_refused_on_the_cpu(tmp_path):
     with pytest.raises(TrainingError, match=r"float16 needs CUDA.*bfloat16"):
         Run(Toy(), replace(RECIPE, precision="float16"), "toy", tmp_path / "run", resume=False)
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_bfloat16_where_the_cpu_has_it(tmp_path, monkeypatch, caplog, has):
+    monkeypatch.setattr(loop, "_has_bfloat16", lambda: has)
+    with caplog.at_level(logging.WARNING, "facemark"):
+        recipe = replace(RECIPE, precision="bfloat16")
+        run = Run(Toy(), recipe, "toy", tmp_path / "run", resume=False)
+    assert run.autocast == (torch.bfloat16 if has else None)
+    assert ("training in float32" in caplog.text) == (not has)
+    assert loop.autocast_type("bfloat16", torch.device("cuda")) == torch.bfloat16
+    assert loop.autocast_type("float32", torch.device("cpu")) is None
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

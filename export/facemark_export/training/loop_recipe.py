@@ -44,7 +44,8 @@ class LoopRecipe:
     facemark-export wrote, or of the bundled model of this name; it must be of the same network."""
     precision: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     """Arithmetic of the forward pass (autocast); losses and weights stay float32. float16 scales
-    the loss and needs CUDA."""
+    the loss and needs CUDA. On a CPU without instructions for bfloat16 that is float32, which is
+    faster there; a warning says so."""
     seed: int = 0
     """Of everything random."""
     workers: int = 1
