@@ -114,7 +114,7 @@ def save(model: onnx.ModelProto, spec: ModelSpec, path: Path) -> None:
 def source_file(name_or_path: str | Path) -> Path:
     """The file of a bundled model that is meant, else the path as it is."""
     try:
-        return resolve_model(name_or_path)
+        return resolve_model(str(name_or_path))
     except ModelError:
         return Path(name_or_path)
 
