@@ -50,6 +50,7 @@ from eager import LANDMARKS, NEIGHBOURS, SEED, decode_batch, made_up_face, opini
 from turns import Measured, quotient
 
 from facemark_export.export import export_checkpoint
+from facemark_export.making import Form
 from facemark_export.networks.normalise import Normalise
 from facemark_export.networks.pipnet import build_pipnet
 from facemark_export.source import Choices, read_source
@@ -58,7 +59,6 @@ from facemark_sdk.backends import create_backend
 from facemark_sdk.backends.cuda import open_cuda
 from facemark_sdk.cli.console import write_whole
 from facemark_sdk.cli.progress import show_progress
-from facemark_sdk.landmark_model import CPU_BATCH, MAX_BATCH
 from facemark_sdk.models import resolve_model
 
 Device = Literal["cuda", "cpu"]
@@ -186,7 +186,7 @@ def _make(folder: Path, size: int, precisions: Sequence[Precision]) -> Made:
         torch.manual_seed(SEED)
         meanface.write_text(" ".join(f"{value:.6f}" for value in made_up_face().ravel()))
         torch.save(build_pipnet("resnet18", LANDMARKS, NEIGHBOURS).state_dict(), ckpt)
-    common = partial(Choices, meanface=meanface, layout="wflw98", size=size)
+    choices = Choices(meanface=meanface, layout="wflw98", size=size)
     files = {
         (precision, decode): folder / f"r18_98_{size}_{precision}_{decode}.onnx"
         for precision in precisions
@@ -194,8 +194,8 @@ def _make(folder: Path, size: int, precisions: Sequence[Precision]) -> Made:
     }
     for (precision, decode), path in show_progress(list(files.items()), "exporting"):
         if not path.exists():
-            export_checkpoint(ckpt, path, common(precision=precision, decode=decode))
-    return Made(ckpt, common(), files)
+            export_checkpoint(ckpt, path, choices, Form(precision, decode))
+    return Made(ckpt, choices, files)
 
 
 class Contender(Protocol):
@@ -233,8 +233,8 @@ class Ours:
             at_once: All crops in one run of the network, however many.
         """
         self._model, self._crops, self._at_once = model, crops, at_once
-        most = len(crops) if at_once else CPU_BATCH if device == "cpu" else MAX_BATCH
-        parts = np.array_split(crops, -(-len(crops) // most))
+        batches = [(0, len(crops))] if at_once else model._batches(len(crops))
+        parts = [crops[start:end] for start, end in batches]
         self._bound = [_Bound(model._backend._session, part, device) for part in parts]
         outputs = [array for bound in self._bound for array in bound.read().values()]
         self.bytes_in, self.bytes_out = crops.nbytes, sum(array.nbytes for array in outputs)
@@ -396,7 +396,7 @@ def _field(
     for (precision, decode), model in models.items():
         name = f"{OURS}, {precision}, decode in {decode}"
         yield name, partial(Ours, model, crops, device)
-        if len(crops) > (CPU_BATCH if device == "cpu" else MAX_BATCH):
+        if len(crops) > model._most:
             yield f"{name}, one run", partial(Ours, model, crops, device, at_once=True)
 
 

@@ -21,6 +21,7 @@ import torch
 from test_pip_decode import loop_decode, loop_neighbours
 
 from facemark_export.export import export_checkpoint
+from facemark_export.making import Form
 from facemark_export.networks.architecture import Architecture, build
 from facemark_export.source import Choices
 from facemark_sdk import FaceDetector, LandmarkModel
@@ -219,15 +220,15 @@ def kind(request, tmp_path_factory):
     return folder, architecture, network, mean_face
 
 
-def choices_for(kind, **options):
+def choices_for(kind):
     folder, _, _, mean_face = kind
-    return Choices(meanface=None if mean_face is None else folder / "meanface.txt", **options)
+    return Choices(meanface=None if mean_face is None else folder / "meanface.txt")
 
 
 def test_the_decoder_in_the_graph_gives_the_same_points(kind):
     folder, architecture, network, mean_face = kind
     out = folder / "graph.onnx"
-    report = export_checkpoint(folder / "epoch59.pth", out, choices_for(kind, decode="graph"))
+    report = export_checkpoint(folder / "epoch59.pth", out, choices_for(kind), Form(decode="graph"))
     assert report.checks["decoder"].largest_px <= 1e-3
     names = [tensor.name for tensor in create_backend("cpu", out).outputs]
     assert names == ["points", "scores"]
@@ -249,8 +250,8 @@ def test_the_decoder_in_the_graph_gives_the_same_points(kind):
 def test_fp16_halves_the_file_and_has_its_own_line(kind):
     folder, architecture, network, mean_face = kind
     out = folder / "fp16.onnx"
-    choices = choices_for(kind, precision="fp16", decode="graph")
-    checks = export_checkpoint(folder / "epoch59.pth", out, choices).checks
+    form = Form("fp16", "graph")
+    checks = export_checkpoint(folder / "epoch59.pth", out, choices_for(kind), form).checks
     assert list(checks) == ["fp32", "fp16", "decoder"]
     assert checks["fp16"].largest_map_difference > checks["fp32"].largest_map_difference
     weights = sum(tensor.nbytes for tensor in network.state_dict().values())
@@ -270,7 +271,9 @@ def test_a_heatmap_network_takes_another_decoder(tmp_path, decoder):
     network = random_network(hih(19, 1, 8))
     write_like_its_authors(network, "bare", tmp_path / "hih.pth")
     out = tmp_path / "model.onnx"
-    report = export_checkpoint(tmp_path / "hih.pth", out, Choices(decoder=decoder, decode="graph"))
+    report = export_checkpoint(
+        tmp_path / "hih.pth", out, Choices(decoder=decoder), Form(decode="graph")
+    )
     assert report.to_dict()["passed"]
     crops = some_crops(2)
     found = LandmarkModel(out, backend="cpu", threads=2).predict_crops(crops)
@@ -291,8 +294,8 @@ def test_a_heatmap_network_takes_another_decoder(tmp_path, decoder):
 def test_dark_in_the_graph_agrees_on_flat_maps_too(tmp_path):
     # HRNet's maps are smooth: second differences are small beside the values
     write_like_its_authors(random_network(hrnet(98), seed=1), "bare", tmp_path / "hr.pth")
-    choices = Choices(decoder="dark", decode="graph")
-    report = export_checkpoint(tmp_path / "hr.pth", tmp_path / "model.onnx", choices)
+    choices, form = Choices(decoder="dark"), Form(decode="graph")
+    report = export_checkpoint(tmp_path / "hr.pth", tmp_path / "model.onnx", choices, form)
     assert report.checks["decoder"].largest_px <= 1e-3
 
 
@@ -349,7 +352,7 @@ def test_a_published_detector_gives_torchs_outputs(tmp_path, name):
     assert FaceDetector(out, backend="cpu").quick_size is None
 
 
-def refused(tmp_path, architecture, error, match, *, text=None, **options):
+def refused(tmp_path, architecture, error, match, *, text=None, decode="numpy", **options):
     write_like_its_authors(build(architecture), "bare", tmp_path / "x.pth")
     if architecture.family == "pipnet" and options:  # it would be asked for that first
         text = "0.5 0.25 " * (architecture.landmarks - 1) + "0.1 0.2"
@@ -357,7 +360,9 @@ def refused(tmp_path, architecture, error, match, *, text=None, **options):
         (tmp_path / "meanface.txt").write_text(text)
         options["meanface"] = tmp_path / "meanface.txt"
     with pytest.raises(error, match=match):
-        export_checkpoint(tmp_path / "x.pth", tmp_path / "x.onnx", Choices(**options))
+        export_checkpoint(
+            tmp_path / "x.pth", tmp_path / "x.onnx", Choices(**options), Form(decode=decode)
+        )
     assert sorted(path.suffix for path in tmp_path.iterdir() if path.suffix != ".txt") == [".pth"]
 
 

@@ -28,9 +28,9 @@ from facemark_export.precision_detection import Photos
 from facemark_export.precision_landmarks import Crops, Placed
 from facemark_export.quantise import Quantiser
 from facemark_export.quantise_prepare import prepare
-from facemark_export.source import Choices
 from facemark_export.training.annotations import is_held_out
 from facemark_sdk import Detections, FaceDetector, LandmarkModel, load_image
+from facemark_sdk.backends import RuntimeOptions, create_backend
 from facemark_sdk.decode.pip import OUTPUT_NAMES
 from facemark_sdk.errors import CheckpointError, DataError
 from facemark_sdk.models import resolve_model
@@ -212,6 +212,20 @@ def test_it_computes_nearly_what_the_float_network_does(faces, pixels):
     assert relative(run(model.model(model.layers), faces), run(network(pixels), faces)) < 0.02
 
 
+def test_layers_that_share_weights_get_their_own(faces):
+    model = network()
+    nodes = {node.name: node for node in model.graph.node}
+    nodes["y"].input[1:] = nodes["x"].input[1:]
+    quantiser = Quantiser(model, PLAIN, [faces])
+    assert len({layer.name for layer in quantiser.layers}) == len(quantiser.layers)
+    written = quantiser.model(quantiser.layers)
+    weights = [weight.input[0] for _, weight in inputs_of_convolutions(written).values()]
+    assert len(set(weights)) == len(weights)  # shared, they are not opened by a CPU without VNNI
+    found = run(written, faces)
+    assert relative(found, run(model, faces)) < 0.02
+    np.testing.assert_array_equal(found["x"], found["y"])
+
+
 def test_a_channel_of_next_to_no_weight_keeps_its_bias(faces):
     model = network()
     held = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -361,6 +375,36 @@ def test_the_search_keeps_the_one_layer_that_hurts_in_float(faces, spec, tmp_pat
     assert search.steps[0].damage > 5 * search.steps[1].damage
     assert inputs_of_convolutions(written)["second"][1] is None  # a float constant
     assert relative(run(written, faces), run(model, faces)) < 0.02
+
+
+def test_for_tensorrt_it_is_kept_too_and_nothing_is_timed(faces, spec, tmp_path, monkeypatch):
+    monkeypatch.setattr(quantise_search, "milliseconds", None)
+    model = network(hurting=True)
+    samples = samples_of(spec, faces, model, tmp_path)
+    written, ladder = to_int8(model, spec, samples, LIMIT, symmetric=True, progress=print)
+    search = ladder.search
+    assert (search.first_ms, search.faster, search.kept) == ((), (), (HURT,))
+    assert search.alone[0][0] == HURT
+    assert [(step.kept, step.time) for step in search.steps] == [(0, None), (1, None)]
+    assert search.steps[0].loss > LIMIT > search.steps[1].loss
+    assert inputs_of_convolutions(written)["second"][1] is None
+    plainly = run(written, faces, ort.GraphOptimizationLevel.ORT_DISABLE_ALL)
+    assert relative(plainly, run(model, faces)) < 0.03
+    # integers also where the file has floats: why it is not measured so
+    assert relative(run(written, faces), plainly) > 0.1
+    path = tmp_path / "written.onnx"
+    onnx.save(written, path)
+    backend = create_backend("cpu", path, options=RuntimeOptions(integer_kernels=False))
+    assert relative(backend.run({"image": faces}), plainly) < 1e-5
+
+
+def test_for_tensorrt_no_more_is_measured_than_the_limit_needs(faces, spec, tmp_path):
+    model = network()
+    samples = samples_of(spec, faces, model, tmp_path)
+    _, ladder = to_int8(model, spec, samples, LIMIT, symmetric=True, progress=print)
+    search = ladder.search
+    assert (search.kept, search.alone, len(search.steps)) == ((), (), 1)
+    json.dumps(ladder.to_dict())
 
 
 def test_the_search_keeps_nothing_where_nothing_hurts(faces, spec, tmp_path):
@@ -669,8 +713,8 @@ def test_int8_from_a_checkpoint_with_the_decoder_inside(tmp_path, mean_face, fol
     monkeypatch.setattr(quantise_search, "FIRST", 0)
     ckpt, _ = random_checkpoint(tmp_path, pip_spec("resnet18", mean_face))
     out = tmp_path / "model.onnx"
-    choices = Choices(precision="int8", decode="graph")
-    report = export_checkpoint(ckpt, out, choices, calibration=[folder], max_loss=50)
+    form = Form("int8", "graph", calibration=[folder], max_loss=50)
+    report = export_checkpoint(ckpt, out, form=form)
     assert report.checks["fp32"].passed
     assert report.checks["decoder"].passed
     assert report.to_dict()["ladder"]["rungs"]["int8"]["nme_percent"] > 0
@@ -687,7 +731,7 @@ def test_int8_from_a_checkpoint_with_the_decoder_inside(tmp_path, mean_face, fol
 def test_a_float_export_reports_its_rungs_where_faces_are_annotated(tmp_path, folder, mean_face):
     ckpt, _ = random_checkpoint(tmp_path, pip_spec("resnet18", mean_face))
     out = tmp_path / "model.onnx"
-    report = export_checkpoint(ckpt, out, Choices(precision="fp16"), calibration=[folder])
+    report = export_checkpoint(ckpt, out, form=Form("fp16", calibration=[folder]))
     rungs = report.to_dict()["ladder"]["rungs"]
     assert sorted(rungs) == ["fp16", "fp32"]
     assert rungs["fp16"]["nme_percent"] == pytest.approx(rungs["fp32"]["nme_percent"], rel=0.02)

@@ -31,7 +31,6 @@ from facemark_export.making import Form
 from facemark_export.precision_speed import operator_times
 from facemark_export.quantise import Quantiser
 from facemark_export.quantise_amx import choose_for_amx, storable, stored_for_amx
-from facemark_export.source import Choices
 from facemark_sdk.backends import create_backend
 from facemark_sdk.backends.cpus import has_amx_int8
 from facemark_sdk.decode.pip import OUTPUT_NAMES
@@ -120,22 +119,6 @@ def test_only_the_named_convolutions_change(model):
     assert set(now) - set(was) == {new.input[0], new.input[2]}
     for name in set(was) & set(now):
         np.testing.assert_array_equal(now[name], was[name])
-
-
-def test_weights_that_convolutions_share_are_stored_once_more(model, images, tmp_path):
-    shared = onnx.ModelProto()
-    shared.CopyFrom(model)
-    nodes = {node.name: node for node in shared.graph.node}
-    nodes["y"].input[1] = nodes["x"].input[1]
-    wanted = outputs(shared, images, tmp_path / "plain.onnx")
-    for names, more in (({"x"}, 2), ({"x", "y"}, 0)):
-        changed = stored_for_amx(shared, names)
-        assert {name for name, zero in stored(changed).items() if zero == {-1}} == names
-        needed = stored_for_amx(shared, ())
-        assert len(changed.graph.initializer) - len(needed.graph.initializer) == more
-        found = outputs(changed, images, tmp_path / "amx.onnx")
-        for name, array in wanted.items():
-            np.testing.assert_array_equal(found[name], array)
 
 
 def test_weights_that_cannot_be_one_lower_are_left_alone(model, images):
@@ -248,13 +231,13 @@ def test_it_is_refused_before_anything_is_measured(tmp_path, fp32, amx, mean_fac
     ckpt, _ = random_checkpoint(tmp_path, pip_spec("resnet18", mean_face))
     out = tmp_path / "x.onnx"
     with pytest.raises(ModelError, match="--amx is for --precision int8"):
-        export_checkpoint(ckpt, out, Choices(precision="fp16"), amx=True)
-    int8 = Choices(precision="int8")
+        export_checkpoint(ckpt, out, form=Form("fp16", amx=True))
+    int8 = Form("int8", calibration=[tmp_path], amx=True)
     with pytest.raises(ModelError, match="without --engine"):
-        export_checkpoint(ckpt, out, int8, calibration=[tmp_path], symmetric=True, amx=True)
+        export_checkpoint(ckpt, out, form=dataclasses.replace(int8, symmetric=True))
     if not amx:
         with pytest.raises(BackendError, match="amx_int8 in /proc/cpuinfo"):
-            export_checkpoint(ckpt, out, int8, calibration=[tmp_path], amx=True)
+            export_checkpoint(ckpt, out, form=int8)
         with pytest.raises(BackendError, match="--amx"):
             export_file(fp32, out, Form("int8", calibration=[tmp_path / "absent"], amx=True))
     assert not out.exists()

@@ -13,6 +13,7 @@ from test_pipnet_training import write_folder
 
 from facemark_export import checkpoint
 from facemark_export.export import export_checkpoint
+from facemark_export.making import Form
 from facemark_export.networks.architecture import Architecture, architecture_of, build
 from facemark_export.networks.identify import identify
 from facemark_export.networks.normalise import Normalise
@@ -252,7 +253,7 @@ def test_a_trained_network_exports_with_parity_and_runs_in_the_detector(
     trained, tmp_path, photo, decode
 ):
     out = tmp_path / "model.onnx"
-    report = export_checkpoint(trained / "best.safetensors", out, Choices(decode=decode))
+    report = export_checkpoint(trained / "best.safetensors", out, form=Form(decode=decode))
     assert report.to_dict()["passed"]
     stored = checkpoint.read(trained / "best.safetensors")
     network = build(architecture_of(stored.spec)).eval()

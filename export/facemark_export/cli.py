@@ -214,8 +214,6 @@ def export(
         size=size,
         decoder=decoder,
         crop=rule,
-        precision=precision,
-        decode=decode,
         covariance_scale=covariance_scale,
         score_midpoint=score_midpoint,
         score_threshold=score_threshold,
@@ -226,17 +224,7 @@ def export(
     )
     if engine:
         require_tensorrt()
-    cli_jobs.make_onnx(
-        console,
-        ckpt,
-        out,
-        choices,
-        calibration,
-        max_loss=max_loss,
-        symmetric=engine,
-        neck=neck,
-        amx=amx,
-    )
+    cli_jobs.make_onnx(console, ckpt, out, choices, form)
     if engine:
         cli_jobs.make_engine(console, out, calibration, batch=engine_batch, sides=engine_sides)
 

@@ -46,7 +46,6 @@ def convert(
     accuracy: Path | None,
 ) -> None:
     """A float file of ours in another form, see `export_file`."""
-    compared = form.precision == "fp16" or form.decode == "graph"
     with console.status("") as status:
         report = export_file(
             source,
@@ -54,7 +53,7 @@ def convert(
             form,
             name=name,
             accuracy=None if accuracy is None else figures(accuracy),
-            photos=_photos(form.calibration) if compared else (),
+            photos=_photos(form.calibration) if form.compared else (),
             progress=lambda stage: status.update(f"{stage} ..."),
         )
     _tell(console, out, report, source="the fp32 file")
@@ -96,26 +95,17 @@ def make_onnx(
     ckpt: Path,
     out: Path,
     choices: Choices,
-    calibration: Sequence[Path],
-    *,
-    max_loss: float | None,
-    symmetric: bool,
-    neck: int | None,
-    amx: bool,
+    form: Form,
 ) -> None:
     """A checkpoint as a file, see `export_checkpoint`."""
-    photos = _photos(calibration)
+    photos = _photos(form.calibration)
     with console.status("") as status:
         report = export_checkpoint(
             ckpt,
             out,
             choices,
+            form,
             photos=photos,
-            calibration=calibration,
-            max_loss=max_loss,
-            symmetric=symmetric,
-            neck=neck,
-            amx=amx,
             progress=lambda stage: status.update(f"{stage} ..."),
         )
     _tell(console, out, report, source="torch")

@@ -19,13 +19,9 @@ def export_checkpoint(
     ckpt: Path,
     out: Path,
     choices: Choices | None = None,
+    form: Form | None = None,
     *,
     photos: Sequence[Path] = (),
-    calibration: Sequence[Path] = (),
-    max_loss: float | None = None,
-    symmetric: bool = False,
-    neck: int | None = None,
-    amx: bool = False,
     progress: Callable[[str], None] = lambda stage: None,
 ) -> ExportReport:
     """Export a checkpoint to one self-describing ONNX file, with its report beside it.
@@ -34,14 +30,8 @@ def export_checkpoint(
         ckpt: What facemark-train wrote, or a published checkpoint (`read_source`).
         out: The ONNX file; ``OUT.report.json`` is written beside it.
         choices: What the checkpoint leaves open.
+        form: What the file shall be; fp32 without a decoder by default.
         photos: Real images for the parity check.
-        calibration: Folders of photos; int8 needs them, and where their faces are annotated the
-            precisions are measured on those that training holds out.
-        max_loss: What int8 may lose; None for `precision.MAX_LOSS`.
-        symmetric: int8 as TensorRT takes it, see `Quantiser`.
-        neck: Channels that a PIPNet's heads shall take in int8; None leaves them.
-        amx: Store int8 convolutions for AMX where that is faster here, see `quantise_amx`; not with
-            `symmetric`.
         progress: Told what is being done.
 
     Raises:
@@ -50,24 +40,15 @@ def export_checkpoint(
         ModelError: A choice is out of range or for another kind of model.
         ParityError: Out of tolerance; nothing is written then.
         PrecisionError: int8 loses more than is allowed; nothing is written then.
-        DataError: `calibration` cannot be used.
-        BackendError: `amx` is asked for on a CPU without it.
+        DataError: The form's calibration cannot be used.
+        BackendError: AMX is asked for on a CPU without it.
     """
-    choices = choices or Choices()
+    choices, form = choices or Choices(), form or Form()
     for source in (ckpt, choices.meanface):
         if source is not None and out.exists() and source.exists() and out.samefile(source):
             raise CheckpointError(f"{out} is the source itself; choose another file to write")
     progress("reading the checkpoint")
     network, spec = read_source(ckpt, choices)
-    form = Form(
-        precision=choices.precision,
-        decode=choices.decode,
-        calibration=calibration,
-        max_loss=max_loss,
-        symmetric=symmetric,
-        neck=neck,
-        amx=amx,
-    )
     form.check(spec)
     graph = ExportGraph(network, spec).eval()
     images = structured_batches(spec), photo_batches(spec, photos)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from facemark_export.samples import photo_batches, structured_batches
 from facemark_sdk import __version__
 from facemark_sdk.backends import create_backend
 from facemark_sdk.errors import CheckpointError, ModelError
-from facemark_sdk.files import replace_file
+from facemark_sdk.files import replace_file, sha256_of
 from facemark_sdk.spec import ModelSpec
 
 
@@ -67,9 +66,11 @@ def export_file(
     if form.decode == "graph":
         model = _like_ours(model, source)
     making = Making(out, spec, *_images(model, spec, form, photos), progress)
-    progress("running the source")
-    backend = create_backend("cpu", source)
-    reference = [backend.run({"image": batch}) for batch in making.batches]
+    reference = []
+    if form.compared and form.precision != "int8":
+        progress("running the source")
+        backend = create_backend("cpu", source)
+        reference = [backend.run({"image": batch}) for batch in making.batches]
 
     def named(made: onnx.ModelProto, ladder: Ladder | None) -> ModelSpec:
         figures = spec.accuracy if form.precision == "fp32" else _measured(ladder, form)
@@ -78,7 +79,7 @@ def export_file(
             name=name or spec.name,
             producer=f"facemark-export {__version__}, ONNX opset {opset_of(made)}, "
             f"IR {made.ir_version}",
-            source_sha256=hashlib.sha256(source.read_bytes()).hexdigest(),
+            source_sha256=sha256_of(source),
             accuracy=dict(figures if accuracy is None else accuracy),
         )
 
@@ -105,7 +106,7 @@ def _images(
     model: onnx.ModelProto, spec: ModelSpec, form: Form, photos: Sequence[Path]
 ) -> tuple[list[Pixels], list[Pixels]]:
     """Structured images and real ones to compare on, if anything is compared image by image."""
-    if form.precision != "fp16" and form.decode != "graph":
+    if not form.compared:
         return [], []
     fixed = fixed_batch(model)
     return _as_taken(structured_batches(spec), fixed), _as_taken(photo_batches(spec, photos), fixed)

@@ -54,6 +54,11 @@ class Form:
     neck: int | None = None
     amx: bool = False
 
+    @property
+    def compared(self) -> bool:
+        """Whether its file is compared image by image; plain int8 is judged by its loss alone."""
+        return self.precision == "fp16" or self.decode == "graph"
+
     def check(self, spec: ModelSpec) -> None:
         """Refuse what does not go together, before anything is measured.
 

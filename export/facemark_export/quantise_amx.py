@@ -144,12 +144,10 @@ def stored_for_amx(model: onnx.ModelProto, names: Collection[str]) -> onnx.Model
     for node in list(graph.node):
         if node.name not in names:
             continue
-        name = f"{node.input[1]}/amx"
-        if name not in makers:  # else a convolution before this one has the same weights
-            back = makers[node.input[1]]
-            makers[name] = _lower(back, name, graph, constants)
-            graph.node.insert(list(graph.node).index(back), makers[name])
-        node.input[1] = name
+        back = makers[node.input[1]]
+        lower = _lower(back, f"{back.output[0]}/amx", graph, constants)
+        graph.node.insert(list(graph.node).index(back), lower)
+        node.input[1] = lower.output[0]
     drop_unused(graph)
     return stored
 

@@ -49,7 +49,8 @@ class Prepared:
     """A float network ready to be quantised.
 
     Attributes:
-        model: Opset 13 or later, batch normalisation folded, every node named.
+        model: Opset 13 or later, batch normalisation folded, every node named, every layer with
+            weights of its own.
         layers: In the order of the graph.
         grey: (3,) uint8, the pixel values of B, G, R that are 0 to the first layer, which then
             takes `FLOATS`; None where the graph's own normalisation was left as it is.
@@ -81,6 +82,7 @@ def prepare(model: onnx.ModelProto, pixels: InputSpec, *, one_grey: bool = True)
     model = _folded(_at_least_opset(model))
     for number, node in enumerate(model.graph.node):
         node.name = node.name or f"{node.op_type}_{number}"
+    _unshare(model.graph)
     grey = take_pixels(model, pixels, one_grey=one_grey)
     return Prepared(model, tuple(_layers(model)), grey)
 
@@ -122,6 +124,28 @@ def _ask_shapes_later(graph: onnx.GraphProto) -> None:
         ordered += [after[name] for name in node.output if name in after]
     del graph.node[:]
     graph.node.extend(ordered)
+
+
+def _unshare(graph: onnx.GraphProto) -> None:
+    """Give each layer weights and a bias of its own.
+
+    What is done to one layer's must not change another's, and on CPUs without VNNI ONNX Runtime
+    does not open a file in which two convolutions have the same int8 weights (it adds the unsigned
+    ones that it makes of them twice).
+    """
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    seen: set[str] = set()
+    for node in graph.node:
+        if node.op_type not in WEIGHTED:
+            continue
+        for place, name in enumerate(node.input[1:], start=1):
+            if name in seen:
+                own = TensorProto()
+                own.CopyFrom(constants[name])
+                own.name = node.input[place] = f"{name}/{node.name}"
+                graph.initializer.append(own)
+            elif name in constants:
+                seen.add(name)
 
 
 def _layers(model: onnx.ModelProto) -> Iterator[Layer]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -17,6 +16,7 @@ from facemark_export.precision_data import Measured
 from facemark_export.precision_speed import milliseconds
 from facemark_export.quantise import Pixels, Quantiser
 from facemark_export.quantise_prepare import Layer
+from facemark_sdk.backends import RuntimeOptions
 from facemark_sdk.spec import ModelSpec
 
 SHARES = (1.0, 0.9)
@@ -45,12 +45,13 @@ class Step:
         damage: How far results moved on the search's faces.
         loss: What they lost there.
         time: The network's p50 over fp32's, both in turns; the geometric mean over image sizes.
+            None where nothing is timed.
     """
 
     kept: int
     damage: float
     loss: float
-    time: float
+    time: float | None
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,10 @@ class Search:
         layers: How many there are.
         reach: Each of `SHARES` with the damage that it does when all layers are int8.
         first_ms: The network's p50 with none, one, two, ... of the first layers in float; the
-            geometric mean over image sizes.
+            geometric mean over image sizes; empty where nothing is timed.
         faster: Layers that are in float because the network is faster so.
         alone: Each other layer (or run of layers) with its damage when it alone is int8, worst
-            first.
+            first; empty where nothing is timed and the loss is allowed with all layers in int8.
         steps: Then the worst were kept in float, so many at a time.
         kept: Layers that are in float because they hurt.
         samples: What the damage was measured on, in words.
@@ -84,11 +85,39 @@ class Trials:
     """Runs candidates: writes each with the spec, as the SDK reads it, and measures."""
 
     def __init__(
-        self, fp32: onnx.ModelProto, spec: ModelSpec, samples: Measured, folder: Path
+        self,
+        fp32: onnx.ModelProto,
+        spec: ModelSpec,
+        samples: Measured,
+        images: Sequence[Pixels],
+        options: RuntimeOptions,
+        folder: Path,
     ) -> None:
+        """Run the float network.
+
+        Args:
+            fp32: The float network.
+            spec: Its spec, which candidates share.
+            samples: Faces that are neither calibrated on nor judged on.
+            images: What candidates are timed on, for each size as many as the network takes at
+                once; none where they are for another runtime, and are not timed.
+            options: How ONNX Runtime computes them.
+            folder: Where they are written.
+        """
         self._spec, self._samples, self._folder = spec, samples, folder
+        self._images, self._options = images, options
         self._fp32 = self.write(fp32, "fp32")
         self._reference = samples.run(self._fp32)
+
+    @property
+    def timed(self) -> bool:
+        """Whether candidates are timed."""
+        return bool(self._images)
+
+    @property
+    def said(self) -> str:
+        """What damage is measured on, in words."""
+        return self._samples.protocol
 
     def write(self, model: onnx.ModelProto, name: str) -> Path:
         """A candidate as a file."""
@@ -99,23 +128,24 @@ class Trials:
     def compare(self, model: onnx.ModelProto) -> Compared:
         """A candidate against the float network."""
         path = self.write(model, "candidate")
-        return self._samples.compare(self._reference, self._samples.run(path))
+        return self._samples.compare(self._reference, self._samples.run(path, self._options))
 
-    def step(self, kept: int, model: onnx.ModelProto, images: Sequence[Pixels]) -> Step:
+    def step(self, kept: int, model: onnx.ModelProto) -> Step:
         """A candidate against the float network, in time as well."""
-        found = self.compare(model)
-        ours, reference = _milliseconds([self.write(model, "candidate"), self._fp32], images)
-        return Step(kept, found.damage, found.loss, ours / reference)
+        found, ratio = self.compare(model), None
+        if self.timed:
+            ours, reference = self.milliseconds([self.write(model, "candidate"), self._fp32])
+            ratio = ours / reference
+        return Step(kept, found.damage, found.loss, ratio)
+
+    def milliseconds(self, files: Sequence[Path]) -> tuple[float, ...]:
+        """Each file's p50, as geometric mean over images, so that no size counts more."""
+        times = np.log([milliseconds(files, batch) for batch in self._images])
+        return tuple(float(time) for time in np.exp(times.mean(axis=0)))
 
 
 def search(
-    quantiser: Quantiser,
-    fp32: onnx.ModelProto,
-    spec: ModelSpec,
-    samples: Measured,
-    images: Sequence[Pixels],
-    limit: float,
-    progress: Progress,
+    quantiser: Quantiser, trials: Trials, limit: float, progress: Progress
 ) -> tuple[onnx.ModelProto, Search]:
     """Choose which layers are int8.
 
@@ -123,72 +153,73 @@ def search(
     as that is faster. Of the others each is made int8 alone; in the order of the damage that this
     does, 0, 1, 2, 4, ... up to half of them are then kept in float while all others are int8. More
     are taken while the loss is over the limit, or when that leaves at most `GAIN` of damage x time.
+    Where nothing is timed, float is taken for slower everywhere, and no more of it than the limit
+    needs.
 
     Args:
         quantiser: Makes the candidates.
-        fp32: The float network.
-        spec: Its spec, which candidates share.
-        samples: Faces that are neither calibrated on nor judged on.
-        images: What candidates are timed on, for each size as many as the network takes at once.
+        trials: Measures them.
         limit: The loss that is allowed.
         progress: Told what is being done.
 
     Returns:
         The chosen network, and how it was chosen.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        trials = Trials(fp32, spec, samples, Path(folder))
-        progress("choosing how far activations range")
-        reach = []
-        for share in SHARES:
-            quantiser.take_ranges(share)
-            reach.append((share, trials.compare(quantiser.model(quantiser.layers)).damage))
-        quantiser.take_ranges(min(reach, key=lambda tried: tried[1])[0])
-        progress("timing the first layers in int8 and float")
-        times = _first_layers(quantiser, trials, images)
-        start = _fastest(times)
-        parts = _parts(quantiser.layers[start:])
-        alone = []
-        for number, part in enumerate(parts, 1):
-            progress(f"measuring layer {number} of {len(parts)} in int8")
-            alone.append(trials.compare(quantiser.model(part)).damage)
-        worst = [parts[i] for i in np.argsort(-np.array(alone), kind="stable")]
-        steps: list[Step] = []
-        best = 0
-        for kept in _steps(len(parts)):
-            progress(f"measuring with {kept} of {len(parts)} layers in float")
-            steps.append(trials.step(kept, quantiser.model(_joined(worst[kept:])), images))
-            if _pays(steps[best], steps[-1], limit):
-                best = len(steps) - 1
-            elif len(steps) - 1 - best >= PATIENCE and steps[best].loss <= limit:
-                break
+    progress("choosing how far activations range")
+    reach = []
+    for share in SHARES:
+        quantiser.take_ranges(share)
+        reach.append((share, trials.compare(quantiser.model(quantiser.layers)).damage))
+    quantiser.take_ranges(min(reach, key=lambda tried: tried[1])[0])
+    times = _first_layers(quantiser, trials, progress) if trials.timed else ()
+    start = _fastest(times)
+    parts = worst = _parts(quantiser.layers[start:])
+    alone: list[float] = []
+    steps: list[Step] = []
+    best = 0
+    for kept in _steps(len(parts)):
+        progress(f"measuring with {kept} of {len(parts)} layers in float")
+        steps.append(trials.step(kept, quantiser.model(_joined(worst[kept:]))))
+        if _pays(steps[best], steps[-1], limit):
+            best = len(steps) - 1
+        patience = PATIENCE if trials.timed else 0
+        if steps[best].loss <= limit and len(steps) - 1 - best >= patience:
+            break
+        if not alone:
+            alone = _damages(quantiser, trials, parts, progress)
+            worst = [parts[i] for i in np.argsort(-np.array(alone), kind="stable")]
     count = steps[best].kept
+    measured = zip(map(_name, parts), alone, strict=bool(alone))
     return quantiser.model(_joined(worst[count:])), Search(
         layers=len(quantiser.layers),
         reach=tuple(reach),
         first_ms=times,
         faster=_names(quantiser.layers[:start]),
-        alone=tuple(sorted(zip(map(_name, parts), alone, strict=True), key=lambda p: -p[1])),
+        alone=tuple(sorted(measured, key=lambda part: -part[1])),
         steps=tuple(steps),
         kept=_names(_joined(worst[:count])),
-        samples=samples.protocol,
+        samples=trials.said,
     )
 
 
-def _first_layers(
-    quantiser: Quantiser, trials: Trials, images: Sequence[Pixels]
-) -> tuple[float, ...]:
+def _first_layers(quantiser: Quantiser, trials: Trials, progress: Progress) -> tuple[float, ...]:
+    progress("timing the first layers in int8 and float")
     count = min(FIRST, len(quantiser.layers) - 1)
     files = [
         trials.write(quantiser.model(quantiser.layers[k:]), f"first{k}") for k in range(count + 1)
     ]
-    return _milliseconds(files, images)
+    return trials.milliseconds(files)
 
 
-def _milliseconds(files: Sequence[Path], images: Sequence[Pixels]) -> tuple[float, ...]:
-    """Each file's p50, as geometric mean over images, so that no size counts more than another."""
-    times = np.log([milliseconds(files, batch) for batch in images])
-    return tuple(float(time) for time in np.exp(times.mean(axis=0)))
+def _damages(
+    quantiser: Quantiser, trials: Trials, parts: Sequence[Sequence[Layer]], progress: Progress
+) -> list[float]:
+    """What each part does when it alone is int8."""
+    found = []
+    for number, part in enumerate(parts, 1):
+        progress(f"measuring layer {number} of {len(parts)} in int8")
+        found.append(trials.compare(quantiser.model(part)).damage)
+    return found
 
 
 def _fastest(times: Sequence[float]) -> int:
@@ -213,6 +244,8 @@ def _steps(parts: int) -> list[int]:
 def _pays(best: Step, step: Step, limit: float) -> bool:
     if best.loss > limit:
         return step.loss < best.loss
+    if best.time is None or step.time is None:
+        return False
     return step.loss <= limit and step.damage * step.time <= GAIN * best.damage * best.time
 
 

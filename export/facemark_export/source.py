@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
@@ -27,7 +26,8 @@ from facemark_sdk.decode import DECODERS
 from facemark_sdk.decode.barycentre import covariance_scale_param
 from facemark_sdk.detect import retinaface
 from facemark_sdk.errors import CheckpointError, ModelError
-from facemark_sdk.spec import CropRule, InputSpec, ModelSpec, Precision
+from facemark_sdk.files import sha256_of
+from facemark_sdk.spec import CropRule, InputSpec, ModelSpec
 
 PUBLISHED_SIZE = 256
 """Side of every published landmark network's input (COMPAT 1.2, 2.2, 3.2)."""
@@ -57,8 +57,6 @@ class Choices:
         crop: The crop rule for detector boxes.
         covariance_scale: For barycentres, what their covariances are multiplied by
             (`benchmarks/covariance_calibration.py` fits it).
-        precision: Of weights and arithmetic in the file.
-        decode: Where the decoder runs: in numpy, or inside the graph.
         score_midpoint: For detectors, the network's own score that shall read 0.5.
         det_size: For detectors, the longest side of the image as the network sees it.
         score_threshold: For detectors, the score under which faces are left out by default.
@@ -75,8 +73,6 @@ class Choices:
     decoder: str | None = None
     crop: CropRule | None = None
     covariance_scale: float | None = None
-    precision: Precision = "fp32"
-    decode: Literal["numpy", "graph"] = "numpy"
     score_midpoint: float | None = None
     det_size: int | None = None
     score_threshold: float | None = None
@@ -114,7 +110,7 @@ def read_source(ckpt: Path, choices: Choices) -> tuple[nn.Module, ModelSpec]:
         load_weights(network, weights)
     except CheckpointError as error:
         raise CheckpointError(f"{ckpt} does not fit its own spec: {error}") from None
-    sha256 = hashlib.sha256(ckpt.read_bytes()).hexdigest()
+    sha256 = sha256_of(ckpt)
     return network.eval(), dataclasses.replace(_chosen(spec, choices), source_sha256=sha256)
 
 

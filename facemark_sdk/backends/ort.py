@@ -81,19 +81,19 @@ class OrtBackend(Backend):
             name: ``cpu`` or ``cuda``.
             threads: Threads inside one operator; None leaves it to the runtime, within the CPUs
                 that this process may use.
-            options: Spinning and arena; None for the defaults.
+            options: Spinning, arena and kernels; None for the defaults.
 
         Raises:
             ModelError: The file is damaged or no ONNX model.
             BackendError: The runtime is not installed for this device, or does not start on it.
         """
         self.name = name
-        if name == "cuda" and not has_cuda():
-            raise BackendError(
-                "backend 'cuda' needs onnxruntime-gpu, but the installed ONNX Runtime is for the "
-                'CPU only; uninstall onnxruntime, then: pip install "facemark-sdk[gpu]"'
-            )
         if name == "cuda":
+            if not has_cuda():
+                raise BackendError(
+                    "backend 'cuda' needs onnxruntime-gpu, but the installed ONNX Runtime is for "
+                    'the CPU only; uninstall onnxruntime, then: pip install "facemark-sdk[gpu]"'
+                )
             _load_cuda()
         wanted = options or RuntimeOptions()
         self._session = _session(model, PROVIDERS[name], session_options(threads, wanted))
@@ -209,6 +209,8 @@ def session_options(threads: int | None, wanted: RuntimeOptions) -> ort.SessionO
     options.enable_cpu_mem_arena = wanted.arena
     if not sums_int8_exactly():  # sums of two products would saturate at 16 bits; exact is slower
         options.add_session_config_entry("session.x64quantprecision", "1")
+    if not wanted.integer_kernels:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     for setting, value in _SPINNING[wanted.spinning].items():
         options.add_session_config_entry(setting, value)
     return options

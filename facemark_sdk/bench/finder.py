@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from facemark_sdk.bench.checksum import sha256_of
 from facemark_sdk.bench.subject import Subject
+from facemark_sdk.files import sha256_of
 from facemark_sdk.models import default_detector, resolve_model
 
 

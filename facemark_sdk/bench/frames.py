@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from facemark_sdk.bench.checksum import sha256_of
+from facemark_sdk.files import sha256_of
 from facemark_sdk.image import Image, load_image
 
 BUNDLED_FRAME = Path(__file__).with_name("frame.jpg")

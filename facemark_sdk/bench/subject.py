@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from facemark_sdk.backends import describe_file
 from facemark_sdk.backends.tensorrt.engine_file import is_engine
-from facemark_sdk.bench.checksum import sha256_of
 from facemark_sdk.bench.configuration import Configuration
 from facemark_sdk.bench.frames import Frame
 from facemark_sdk.detect.face_detector import FaceDetector
 from facemark_sdk.detector import largest_first
 from facemark_sdk.errors import FacemarkError
+from facemark_sdk.files import sha256_of
 from facemark_sdk.image import Image, load_image
 from facemark_sdk.landmark_model import LandmarkModel
 from facemark_sdk.models import read_spec, resolve_model

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from rich.table import Table
 from facemark_sdk.backends import Described, describe_file
 from facemark_sdk.backends.base import shown
 from facemark_sdk.backends.tensorrt.engine_file import EngineRecord
+from facemark_sdk.files import sha256_of
 from facemark_sdk.models import read_spec, resolve_model
 from facemark_sdk.spec import ModelSpec
 
@@ -57,7 +57,7 @@ def describe(path: Path, described: Described, spec: ModelSpec) -> dict[str, Any
     record = {
         "file": str(path),
         "bytes": path.stat().st_size,
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "sha256": sha256_of(path),
         "spec": dataclasses.asdict(spec),
         "inputs": [dataclasses.asdict(tensor) for tensor in described.inputs],
         "outputs": [dataclasses.asdict(tensor) for tensor in described.outputs],

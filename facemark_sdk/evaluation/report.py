@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from facemark_sdk.evaluation.judge import Judged, Norm, mean_shape
 from facemark_sdk.evaluation.plots import ced_picture, landmarks_picture
 from facemark_sdk.evaluation.predict import seed_of
 from facemark_sdk.evaluation.sheet import Tile, draw_sheet
+from facemark_sdk.files import sha256_of
 from facemark_sdk.image import load_image
 from facemark_sdk.metrics import group_means, landmark_means
 from facemark_sdk.robustness import Protocol, perturb
@@ -134,7 +134,7 @@ def record(evaluation: Evaluation) -> dict[str, Any]:
     judged = evaluation.judged[evaluation.first]
     return {
         "model": evaluation.model,
-        "model_sha256": hashlib.sha256(evaluation.model_file.read_bytes()).hexdigest(),
+        "model_sha256": sha256_of(evaluation.model_file),
         "backend": evaluation.backend,
         "protocol": evaluation.said(),
         "boxes": evaluation.boxes,

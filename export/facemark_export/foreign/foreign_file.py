@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from facemark_sdk.backends import Backend, create_backend
 from facemark_sdk.errors import BackendError, CheckpointError
+from facemark_sdk.files import sha256_of
 from facemark_sdk.spec import METADATA_KEY, Precision
 
 Floats = NDArray[np.float32]
@@ -120,7 +120,7 @@ def open_foreign(path: Path) -> ForeignFile:
     """
     try:
         model = onnx.load(path)
-        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        sha256 = sha256_of(path)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
     except (DecodeError, ValueError, onnx.checker.ValidationError) as error:

@@ -23,7 +23,7 @@ from facemark_sdk.backends.tensorrt.engine_file import (
     write_engine,
 )
 from facemark_sdk.errors import ModelError
-from facemark_sdk.files import replace_file
+from facemark_sdk.files import replace_file, sha256_of
 
 _KEY_LETTERS = 24
 
@@ -76,7 +76,7 @@ def cached_engine(model: Path, folder: Path | None, *, refused: bytes | None = N
         BackendError: Something that it takes is missing, or TensorRT cannot build it.
     """
     built = here(import_tensorrt(), open_cuda().gpu)
-    sha256 = hashlib.sha256(model.read_bytes()).hexdigest()
+    sha256 = sha256_of(model)
     path = (folder or cache_folder()) / cached_name(model, sha256, built)
     with _building:  # two threads that load one model build it once
         if path.is_file():
