@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import hashlib
 import json
 import re
 import statistics
@@ -30,7 +29,7 @@ import tyro
 from facemark_export import checkpoint
 from facemark_export.onnx_file import save
 from facemark_sdk.backends import create_backend
-from facemark_sdk.files import replace_file
+from facemark_sdk.files import replace_file, sha256_of
 from facemark_sdk.models import read_spec
 from facemark_sdk.spec import ModelSpec
 
@@ -155,7 +154,7 @@ def write_card(making: Making, spec: ModelSpec, speed: dict[str, Any]) -> None:
     folder = making.folder
     made = stated(text, card.read_text()) if folder is None else record(folder, path)
     filled = made | {
-        "SHA256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "SHA256": sha256_of(path),
         "SIZE": f"{path.stat().st_size / 1e6:.1f} MB",
         "TRAINING_DATA": spec.training_data,
         "LICENCE": spec.licence,

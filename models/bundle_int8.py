@@ -9,7 +9,6 @@ machine: layers are timed.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
 from pathlib import Path
@@ -29,7 +28,7 @@ from bundle import (
     spec_of,
     state,
 )
-from facemark_sdk.files import replace_file
+from facemark_sdk.files import replace_file, sha256_of
 from facemark_sdk.spec import ModelSpec
 
 SUFFIX = "_int8"
@@ -97,7 +96,7 @@ def card_text(name: str, folder: Path, photos: list[str], spec: ModelSpec) -> st
         "NAME": folder.name,
         "SOURCE_SHA256": spec.source_sha256,
         "SOURCE": name,
-        "SHA256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "SHA256": sha256_of(path),
         "SIZE": f"{path.stat().st_size / 1e6:.1f} MB",
         "LAYERS": (
             (

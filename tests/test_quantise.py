@@ -30,7 +30,6 @@ from facemark_export.quantise import Quantiser
 from facemark_export.quantise_prepare import prepare
 from facemark_export.training.annotations import is_held_out
 from facemark_sdk import Detections, FaceDetector, LandmarkModel, load_image
-from facemark_sdk.backends import RuntimeOptions, create_backend
 from facemark_sdk.decode.pip import OUTPUT_NAMES
 from facemark_sdk.errors import CheckpointError, DataError
 from facemark_sdk.models import resolve_model
@@ -388,14 +387,9 @@ def test_for_tensorrt_it_is_kept_too_and_nothing_is_timed(faces, spec, tmp_path,
     assert [(step.kept, step.time) for step in search.steps] == [(0, None), (1, None)]
     assert search.steps[0].loss > LIMIT > search.steps[1].loss
     assert inputs_of_convolutions(written)["second"][1] is None
+    assert relative(run(written, faces), run(model, faces)) < 0.03
     plainly = run(written, faces, ort.GraphOptimizationLevel.ORT_DISABLE_ALL)
     assert relative(plainly, run(model, faces)) < 0.03
-    # integers also where the file has floats: why it is not measured so
-    assert relative(run(written, faces), plainly) > 0.1
-    path = tmp_path / "written.onnx"
-    onnx.save(written, path)
-    backend = create_backend("cpu", path, options=RuntimeOptions(integer_kernels=False))
-    assert relative(backend.run({"image": faces}), plainly) < 1e-5
 
 
 def test_for_tensorrt_no_more_is_measured_than_the_limit_needs(faces, spec, tmp_path):

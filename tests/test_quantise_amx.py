@@ -123,6 +123,11 @@ def test_only_the_named_convolutions_change(model):
 
 def test_weights_that_cannot_be_one_lower_are_left_alone(model, images):
     assert set(storable(model)) == {*TRUNK, *OUTPUT_NAMES}
+    shared = onnx.ModelProto()
+    shared.CopyFrom(model)
+    nodes = {node.name: node for node in shared.graph.node}
+    nodes["y"].input[1] = nodes["x"].input[1]
+    assert set(storable(model)) - set(storable(shared)) == {"x", "y"}
     other = onnx.ModelProto()
     other.CopyFrom(model)
     tensors = {tensor.name: tensor for tensor in other.graph.initializer}

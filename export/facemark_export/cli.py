@@ -79,7 +79,7 @@ def export(
         decode: graph puts the decoder into the file, whose outputs are then points and scores.
         precision: fp16 halves the weights; compared with its source like fp32, on a line of its
             own. int8 is for CPUs and needs --calibration. With --engine it has the form that
-            TensorRT takes, in which all layers are int8.
+            TensorRT takes: activations with zero points of 0, biases in float.
         crop: The rule from detector boxes to crops, if not the source's own: pipnet-demo, hrnet,
             hrnet-plain, hrnet-integer, hih, box, box-square.
         crop_detector: Fit the crop rule for the boxes of this detector (a name or an ONNX file).

@@ -56,7 +56,7 @@ class Form:
 
     @property
     def compared(self) -> bool:
-        """Whether its file is compared image by image; plain int8 is judged by its loss alone."""
+        """Whether images prove its file; plain int8 made of a file is judged by its loss alone."""
         return self.precision == "fp16" or self.decode == "graph"
 
     def check(self, spec: ModelSpec) -> None:

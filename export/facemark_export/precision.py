@@ -22,7 +22,6 @@ from facemark_export.precision_speed import ROUNDS, milliseconds
 from facemark_export.quantise import Pixels, Quantiser
 from facemark_export.quantise_amx import AmxChoice, choose_for_amx
 from facemark_export.quantise_search import Progress, Search, Trials, search
-from facemark_sdk.backends import RuntimeOptions, options_from_environment
 from facemark_sdk.errors import DataError, FacemarkError
 from facemark_sdk.spec import ModelSpec, Precision, Task
 
@@ -104,10 +103,7 @@ class Ladder:
 
 
 def climb(
-    models: Mapping[Precision, onnx.ModelProto],
-    spec: ModelSpec,
-    validation: Measured,
-    options: RuntimeOptions | None = None,
+    models: Mapping[Precision, onnx.ModelProto], spec: ModelSpec, validation: Measured
 ) -> Ladder:
     """Measure a network's precisions.
 
@@ -115,8 +111,6 @@ def climb(
         models: By precision, fp32 first.
         spec: The network's.
         validation: What to measure on.
-        options: How ONNX Runtime computes what is compared; None for the defaults, with which all
-            are timed.
 
     Raises:
         DataError: There are fewer faces than the network takes at once.
@@ -125,7 +119,7 @@ def climb(
         files = {precision: Path(folder) / f"{precision}.onnx" for precision in models}
         for precision, path in files.items():
             save(models[precision], dataclasses.replace(spec, precision=precision), path)
-        found = {precision: validation.run(path, options) for precision, path in files.items()}
+        found = {precision: validation.run(path) for precision, path in files.items()}
         times = milliseconds(list(files.values()), _one_run(models["fp32"], validation))
         rungs = {
             precision: Rung(
@@ -167,8 +161,8 @@ def to_int8(
         spec: Its spec.
         samples: What to calibrate, search and judge on.
         max_loss: What it may lose; None for `MAX_LOSS` of its task.
-        symmetric: As TensorRT takes it, see `Quantiser`. ONNX Runtime then computes as the file is
-            written, and layers stay in float for the sake of accuracy alone.
+        symmetric: As TensorRT takes it, see `Quantiser`; then layers stay in float for the sake of
+            accuracy alone, as TensorRT's times are not known here.
         neck: Channels that a PIPNet's heads shall take, see `narrow_heads`; None leaves them. What
             that loses is part of what int8 may lose.
         amx: Store convolutions for AMX where that is faster on this machine, see `quantise_amx`;
@@ -188,17 +182,17 @@ def to_int8(
     quantiser = Quantiser(narrow, spec.input, seen, symmetric=symmetric, step=step)
     if not quantiser.layers:
         raise PrecisionError("the network has no convolution or matrix product to make int8")
-    options = dataclasses.replace(options_from_environment(), integer_kernels=not symmetric)
-    images = [] if symmetric else _runs(model, samples.search)
+    images = _runs(model, samples.search)
     with tempfile.TemporaryDirectory() as folder:
-        trials = Trials(narrow, spec, samples.search, images, options, Path(folder))
+        timed = () if symmetric else images
+        trials = Trials(narrow, spec, samples.search, timed, Path(folder))
         quantised, how = search(quantiser, trials, limit, progress)
     stored = None
     if amx:
         quantised, stored = choose_for_amx(quantised, images[0], progress)
     progress("measuring fp32, fp16 and int8 on the validation faces")
     models: dict[Precision, onnx.ModelProto] = {"fp32": model, "fp16": to_fp16(model)}
-    ladder = climb({**models, "int8": quantised}, spec, samples.validation, options)
+    ladder = climb({**models, "int8": quantised}, spec, samples.validation)
     loss = ladder.rungs["int8"].compared.loss
     if not loss <= limit:  # NaN fails
         raise PrecisionError(

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from facemark_export.precision_compared import Compared, percent
 from facemark_export.training.detection import CURVE_SCORE, VALIDATION_SIDE, longer_sides
 from facemark_sdk import Detections, FaceDetector, load_image
-from facemark_sdk.backends import RuntimeOptions
 from facemark_sdk.detect.face_detector import DECODERS
 from facemark_sdk.detect.metrics import Curve, average_precision, curve_over_images
 from facemark_sdk.detect.retinaface import iou
@@ -85,14 +84,10 @@ class Photos:
             f"score {self.threshold:g}"
         )
 
-    def run(self, path: Path, options: RuntimeOptions | None = None) -> list[Detections]:
+    def run(self, path: Path) -> list[Detections]:
         """Run a file over all photos, without a quick look, whose rule would see `CURVE_SCORE`."""
         detector = FaceDetector(
-            path,
-            backend="cpu",
-            score_threshold=CURVE_SCORE,
-            det_size=self.det_size,
-            options=options,
+            path, backend="cpu", score_threshold=CURVE_SCORE, det_size=self.det_size
         )
         return [detector(load_image(photo)) for photo in self.paths]
 

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from facemark_export.parity import ARGMAX_MAPS
 from facemark_export.precision_compared import Compared, percent
 from facemark_sdk import LandmarkModel, crop
-from facemark_sdk.backends import RuntimeOptions
 from facemark_sdk.crop import Affines
 from facemark_sdk.landmark_model import MAX_BATCH
 from facemark_sdk.layouts import get_layout
@@ -84,9 +83,9 @@ class Crops:
         """What is measured, in words."""
         return f"{len(self)} faces, {self.said}, errors over the {self.norm} distance"
 
-    def run(self, path: Path, options: RuntimeOptions | None = None) -> Placed:
+    def run(self, path: Path) -> Placed:
         """Run a file over all crops."""
-        model = LandmarkModel(path, backend="cpu", options=options)
+        model = LandmarkModel(path, backend="cpu")
         points, cells = [], []
         for start in range(0, len(self), MAX_BATCH):
             outputs = model.infer(self.crops[start : start + MAX_BATCH])

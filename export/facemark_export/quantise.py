@@ -138,7 +138,9 @@ class Quantiser:
         quantised = quantizer.model.model
         if self._grey is not None:
             _feed_pixels(quantised.graph, self._grey)
-        if not self._symmetric:  # TensorRT has no scale a channel for activations
+        if self._symmetric:
+            _give_floats(quantised.graph)
+        else:
             _keep_float(quantised.graph)
             copy_pixels(quantised.graph)
         drop_unused(quantised.graph)
@@ -244,6 +246,36 @@ def _feed_pixels(graph: onnx.GraphProto, grey: int) -> None:
             node.input[0] = PLANES
 
 
+def _give_floats(graph: onnx.GraphProto) -> None:
+    """Give the layers that shall be float what was there before it was rounded.
+
+    What `_keep_float` does TensorRT does not take: activations with a scale a channel. The integer
+    layer before gives floats then, beside the integers that others read.
+    """
+    makers = makers_of(graph)
+    for node, maker in _between_integers(graph):
+        rounded = makers.get(maker.input[0])
+        if rounded is not None and rounded.op_type == _QUANTISE:
+            node.input[0] = rounded.input[0]
+
+
+def _between_integers(graph: onnx.GraphProto) -> list[tuple[onnx.NodeProto, onnx.NodeProto]]:
+    """Layers with float weights whose input is dequantised, each with what dequantises it.
+
+    ONNX Runtime's WeightBiasQuantization would make integers of these weights.
+    """
+    constants = {tensor.name for tensor in graph.initializer}
+    makers = makers_of(graph)
+    return [
+        (node, makers[node.input[0]])
+        for node in graph.node
+        if node.op_type in _REQUANTISED
+        and node.input[1] in constants  # else its weights are dequantised
+        and node.input[0] in makers
+        and makers[node.input[0]].op_type == _DEQUANTISE
+    ]
+
+
 def _keep_float(graph: onnx.GraphProto) -> None:
     """Keep ONNX Runtime from quantising the layers that shall be float.
 
@@ -251,17 +283,9 @@ def _keep_float(graph: onnx.GraphProto) -> None:
     WeightBiasQuantization), unless the layer's input is dequantised by a scale a channel.
     """
     constants = {tensor.name: tensor for tensor in graph.initializer}
-    makers = makers_of(graph)
     added: dict[str, onnx.NodeProto] = {}
-    for node in list(graph.node):
-        maker = makers.get(node.input[0]) if node.input else None
-        if (
-            node.op_type not in _REQUANTISED
-            or node.input[1] not in constants  # its weights are dequantised
-            or maker is None
-            or maker.op_type != _DEQUANTISE
-            or constants[maker.input[1]].dims
-        ):
+    for node, maker in _between_integers(graph):
+        if constants[maker.input[1]].dims:
             continue
         name = f"{node.input[0]}/float"
         if name not in added:

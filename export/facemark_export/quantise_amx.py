@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, numpy_helper
 
-from facemark_export.nodes import groups_of, makers_of
+from facemark_export.nodes import groups_of, makers_of, readers_of
 from facemark_export.precision_speed import milliseconds, operator_times
 from facemark_export.quantise import Pixels, drop_unused
 from facemark_export.quantise_search import FASTER, Progress
@@ -112,14 +112,16 @@ def storable(model: onnx.ModelProto) -> tuple[str, ...]:
     """Names of the convolutions that can be stored for AMX, in the order of the graph.
 
     These are not grouped; their weights are constant int8 from a zero point of 0, none of them
-    -128, which could not be one lower.
+    -128, which could not be one lower, and no other's.
     """
     constants, makers = _constants(model.graph), makers_of(model.graph)
+    readers = readers_of(model.graph)
     return tuple(
         node.name
         for node in model.graph.node
         if node.op_type == "Conv"
         and groups_of(node) == 1
+        and len(readers[node.input[1]]) == 1
         and _can_be_lower(makers.get(node.input[1]), constants)
     )
 

@@ -77,7 +77,7 @@ def pair_pixels(model: onnx.ModelProto, step: int) -> Paired | None:
         if node is None or channels >= WIDE or not _fits(node, constants, stride):
             break
         if any(uses[name] > 1 for name in node.input[1:] if name):
-            break  # another layer has the same weights or bias
+            break  # something else reads its weights or bias
         weights = numpy_helper.to_array(constants[node.input[1]])
         _pair_up(node, constants, pixels, stride)
         last, channels, pixels = node.output[0], len(weights), PAIR

@@ -49,8 +49,8 @@ class Prepared:
     """A float network ready to be quantised.
 
     Attributes:
-        model: Opset 13 or later, batch normalisation folded, every node named, every layer with
-            weights of its own.
+        model: Opset 13 or later, batch normalisation folded, every node named, no two
+            layers with the same weights or bias.
         layers: In the order of the graph.
         grey: (3,) uint8, the pixel values of B, G, R that are 0 to the first layer, which then
             takes `FLOATS`; None where the graph's own normalisation was left as it is.

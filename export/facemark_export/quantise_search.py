@@ -16,7 +16,6 @@ from facemark_export.precision_data import Measured
 from facemark_export.precision_speed import milliseconds
 from facemark_export.quantise import Pixels, Quantiser
 from facemark_export.quantise_prepare import Layer
-from facemark_sdk.backends import RuntimeOptions
 from facemark_sdk.spec import ModelSpec
 
 SHARES = (1.0, 0.9)
@@ -30,6 +29,8 @@ PARTS = 64
 """Layers are tried one by one, or so many runs of neighbours where there are more."""
 GAIN = 2 / 3
 """Keeping more layers in float pays when it leaves at most so much of damage x time."""
+HEADROOM = 0.5
+"""Of the limit, what a search that times nothing leaves be: other faces judge."""
 PATIENCE = 3
 """Steps in a row that do not pay, after which the search ends."""
 
@@ -90,7 +91,6 @@ class Trials:
         spec: ModelSpec,
         samples: Measured,
         images: Sequence[Pixels],
-        options: RuntimeOptions,
         folder: Path,
     ) -> None:
         """Run the float network.
@@ -101,11 +101,10 @@ class Trials:
             samples: Faces that are neither calibrated on nor judged on.
             images: What candidates are timed on, for each size as many as the network takes at
                 once; none where they are for another runtime, and are not timed.
-            options: How ONNX Runtime computes them.
             folder: Where they are written.
         """
         self._spec, self._samples, self._folder = spec, samples, folder
-        self._images, self._options = images, options
+        self._images = images
         self._fp32 = self.write(fp32, "fp32")
         self._reference = samples.run(self._fp32)
 
@@ -115,7 +114,7 @@ class Trials:
         return bool(self._images)
 
     @property
-    def said(self) -> str:
+    def protocol(self) -> str:
         """What damage is measured on, in words."""
         return self._samples.protocol
 
@@ -128,17 +127,17 @@ class Trials:
     def compare(self, model: onnx.ModelProto) -> Compared:
         """A candidate against the float network."""
         path = self.write(model, "candidate")
-        return self._samples.compare(self._reference, self._samples.run(path, self._options))
+        return self._samples.compare(self._reference, self._samples.run(path))
 
     def step(self, kept: int, model: onnx.ModelProto) -> Step:
         """A candidate against the float network, in time as well."""
         found, ratio = self.compare(model), None
         if self.timed:
-            ours, reference = self.milliseconds([self.write(model, "candidate"), self._fp32])
+            ours, reference = self.times([self.write(model, "candidate"), self._fp32])
             ratio = ours / reference
         return Step(kept, found.damage, found.loss, ratio)
 
-    def milliseconds(self, files: Sequence[Path]) -> tuple[float, ...]:
+    def times(self, files: Sequence[Path]) -> tuple[float, ...]:
         """Each file's p50, as geometric mean over images, so that no size counts more."""
         times = np.log([milliseconds(files, batch) for batch in self._images])
         return tuple(float(time) for time in np.exp(times.mean(axis=0)))
@@ -153,8 +152,8 @@ def search(
     as that is faster. Of the others each is made int8 alone; in the order of the damage that this
     does, 0, 1, 2, 4, ... up to half of them are then kept in float while all others are int8. More
     are taken while the loss is over the limit, or when that leaves at most `GAIN` of damage x time.
-    Where nothing is timed, float is taken for slower everywhere, and no more of it than the limit
-    needs.
+    Where nothing is timed, float is taken for slower everywhere: it ends with the first that loses
+    no more than `HEADROOM` of the limit.
 
     Args:
         quantiser: Makes the candidates.
@@ -177,12 +176,12 @@ def search(
     alone: list[float] = []
     steps: list[Step] = []
     best = 0
+    patience, limit = (PATIENCE, limit) if trials.timed else (0, HEADROOM * limit)
     for kept in _steps(len(parts)):
         progress(f"measuring with {kept} of {len(parts)} layers in float")
         steps.append(trials.step(kept, quantiser.model(_joined(worst[kept:]))))
         if _pays(steps[best], steps[-1], limit):
             best = len(steps) - 1
-        patience = PATIENCE if trials.timed else 0
         if steps[best].loss <= limit and len(steps) - 1 - best >= patience:
             break
         if not alone:
@@ -198,7 +197,7 @@ def search(
         alone=tuple(sorted(measured, key=lambda part: -part[1])),
         steps=tuple(steps),
         kept=_names(_joined(worst[:count])),
-        samples=trials.said,
+        samples=trials.protocol,
     )
 
 
@@ -208,7 +207,7 @@ def _first_layers(quantiser: Quantiser, trials: Trials, progress: Progress) -> t
     files = [
         trials.write(quantiser.model(quantiser.layers[k:]), f"first{k}") for k in range(count + 1)
     ]
-    return trials.milliseconds(files)
+    return trials.times(files)
 
 
 def _damages(
@@ -244,7 +243,7 @@ def _steps(parts: int) -> list[int]:
 def _pays(best: Step, step: Step, limit: float) -> bool:
     if best.loss > limit:
         return step.loss < best.loss
-    if best.time is None or step.time is None:
+    if best.time is None or step.time is None:  # what float costs is not known
         return False
     return step.loss <= limit and step.damage * step.time <= GAIN * best.damage * best.time
 

@@ -29,16 +29,12 @@ class RuntimeOptions:
             runs without a pause on cores of its own. ``never`` costs time and saves power.
         arena: ONNX Runtime on the CPU: whether memory is kept from run to run, which is faster.
             Without, a process whose batches vary much needs less of it.
-        integer_kernels: ONNX Runtime: whether files in int8 are computed in integers, which is
-            fast. Without, they are computed in floats that are rounded where the file says so and
-            nowhere else, which is what TensorRT makes of them.
         engine_cache: TensorRT: the folder of the engines that ``backend="tensorrt"`` builds from
             ONNX files; None for ``facemark/engines`` in the user's cache folder.
     """
 
     spinning: Spinning = "run"
     arena: bool = True
-    integer_kernels: bool = True
     engine_cache: Path | None = None
 
     def __post_init__(self) -> None:
@@ -51,9 +47,8 @@ class RuntimeOptions:
             raise BackendError(
                 f"spinning must be one of {', '.join(get_args(Spinning))}, got {self.spinning!r}"
             )
-        for name in ("arena", "integer_kernels"):
-            if not isinstance(getattr(self, name), bool):
-                raise BackendError(f"{name} must be True or False, got {getattr(self, name)!r}")
+        if not isinstance(self.arena, bool):
+            raise BackendError(f"arena must be True or False, got {self.arena!r}")
         if self.engine_cache is not None and not isinstance(self.engine_cache, Path):
             raise BackendError(f"engine_cache must be a Path or None, got {self.engine_cache!r}")
 

@@ -81,7 +81,7 @@ class OrtBackend(Backend):
             name: ``cpu`` or ``cuda``.
             threads: Threads inside one operator; None leaves it to the runtime, within the CPUs
                 that this process may use.
-            options: Spinning, arena and kernels; None for the defaults.
+            options: Spinning and arena; None for the defaults.
 
         Raises:
             ModelError: The file is damaged or no ONNX model.
@@ -209,8 +209,6 @@ def session_options(threads: int | None, wanted: RuntimeOptions) -> ort.SessionO
     options.enable_cpu_mem_arena = wanted.arena
     if not sums_int8_exactly():  # sums of two products would saturate at 16 bits; exact is slower
         options.add_session_config_entry("session.x64quantprecision", "1")
-    if not wanted.integer_kernels:
-        options.add_session_config_entry("session.disable_quant_qdq", "1")
     for setting, value in _SPINNING[wanted.spinning].items():
         options.add_session_config_entry(setting, value)
     return options
