@@ -29,8 +29,8 @@ PARTS = 64
 """Layers are tried one by one, or so many runs of neighbours where there are more."""
 GAIN = 2 / 3
 """Keeping more layers in float pays when it leaves at most so much of damage x time."""
-HEADROOM = 0.5
-"""Of the limit, what a search that times nothing leaves be: other faces judge."""
+UNTIMED = 0.5
+"""Share of the limit that a search which times nothing may use up: other faces judge."""
 PATIENCE = 3
 """Steps in a row that do not pay, after which the search ends."""
 
@@ -126,16 +126,19 @@ class Trials:
 
     def compare(self, model: onnx.ModelProto) -> Compared:
         """A candidate against the float network."""
-        path = self.write(model, "candidate")
-        return self._samples.compare(self._reference, self._samples.run(path))
+        return self._compare(self.write(model, "candidate"))
 
     def step(self, kept: int, model: onnx.ModelProto) -> Step:
         """A candidate against the float network, in time as well."""
-        found, ratio = self.compare(model), None
+        path = self.write(model, "candidate")
+        found, ratio = self._compare(path), None
         if self.timed:
-            ours, reference = self.times([self.write(model, "candidate"), self._fp32])
+            ours, reference = self.times([path, self._fp32])
             ratio = ours / reference
         return Step(kept, found.damage, found.loss, ratio)
+
+    def _compare(self, path: Path) -> Compared:
+        return self._samples.compare(self._reference, self._samples.run(path))
 
     def times(self, files: Sequence[Path]) -> tuple[float, ...]:
         """Each file's p50, as geometric mean over images, so that no size counts more."""
@@ -153,7 +156,7 @@ def search(
     does, 0, 1, 2, 4, ... up to half of them are then kept in float while all others are int8. More
     are taken while the loss is over the limit, or when that leaves at most `GAIN` of damage x time.
     Where nothing is timed, float is taken for slower everywhere: it ends with the first that loses
-    no more than `HEADROOM` of the limit.
+    no more than `UNTIMED` of the limit.
 
     Args:
         quantiser: Makes the candidates.
@@ -176,7 +179,7 @@ def search(
     alone: list[float] = []
     steps: list[Step] = []
     best = 0
-    patience, limit = (PATIENCE, limit) if trials.timed else (0, HEADROOM * limit)
+    patience, limit = (PATIENCE, limit) if trials.timed else (0, UNTIMED * limit)
     for kept in _steps(len(parts)):
         progress(f"measuring with {kept} of {len(parts)} layers in float")
         steps.append(trials.step(kept, quantiser.model(_joined(worst[kept:]))))
